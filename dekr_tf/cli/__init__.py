@@ -1,0 +1,1 @@
+"""The `dekr` command: one module per verb."""

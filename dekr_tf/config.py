@@ -1,0 +1,208 @@
+"""Settings of an experiment and of a model: typed, strict, read from YAML, changed by `key=value` on the command line."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dekr_tf.errors import InputError
+from dekr_tf.keypoints import KeypointSchema, load_schema
+
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of all groups of settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class OffsetHeadConfig(Settings):
+    """The offset head's family (paper section 3.2 and Table 5)."""
+
+    block: Literal["adaptive", "plain"] = "adaptive"
+    #: Of the 3x3 convolutions of plain blocks; 5 is what ports without adaptive convolution use.
+    dilation: PositiveInt = 1
+    #: `separate` = a branch per keypoint, `single` = one branch, or lists of keypoint names, a branch each.
+    branches: Literal["separate", "single"] | list[list[str]] = "separate"
+    #: Feature channels of all branches together; a branch gets its share by its number of keypoints. Default: 15 K.
+    channels: PositiveInt | None = None
+    blocks: PositiveInt = 2
+
+
+class ModelConfig(Settings):
+    """The network."""
+
+    #: HRNet width w; the four resolutions have w, 2w, 4w and 8w channels.
+    width: PositiveInt = 32
+    offset_head: OffsetHeadConfig = OffsetHeadConfig()
+
+
+class DecoderConfig(Settings):
+    """From maps to poses (paper section 3.3; the reference's TEST settings)."""
+
+    max_people: PositiveInt = 30
+    #: A center counts from this heatmap value on.
+    center_threshold: float = 0.01
+    #: Keypoints of two poses are near within this fraction of the better pose's bounding box diagonal.
+    nms_distance: Positive = 0.05
+    #: Poses are the same person when more than this many keypoints are near. Default: K // 2.
+    nms_keypoints: Annotated[int, Field(ge=0)] | None = None
+
+
+class AugmentationConfig(Settings):
+    """Random changes of a training sample."""
+
+    #: Largest rotation, degrees either way.
+    rotation: Annotated[float, Field(ge=0, le=180)] = 30.0
+    scale: tuple[Positive, Positive] = (0.75, 1.5)
+    #: Largest shift, pixels either way, for a photo with a short side of 200; larger photos shift in proportion.
+    translation: Annotated[float, Field(ge=0)] = 40.0
+    #: Probability of a horizontal flip.
+    flip: Fraction = 0.5
+
+
+class DataConfig(Settings):
+    """Annotation files in COCO keypoint format and the folders of their images."""
+
+    train_annotations: Path | None = None
+    train_images: Path | None = None
+    val_annotations: Path | None = None
+    val_images: Path | None = None
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class TargetConfig(Settings):
+    """What the network is asked for (paper section 3.3 and the reference's heatmap and offset generators)."""
+
+    #: Gaussian of a keypoint, map pixels.
+    heatmap_sigma: Positive = 2.0
+    #: Gaussian of the center, map pixels.
+    center_sigma: Positive = 4.0
+    #: Heatmap loss weight of pixels far from every person.
+    background_weight: Fraction = 0.1
+    #: Offsets are asked for on the square [c - radius, c + radius) about the center.
+    offset_radius: PositiveInt = 4
+    #: `reference`: person size measured from the image origin, as the published checkpoints were trained; `paper`:
+    #: diagonal of the keypoints' bounding box (needs a smaller offset loss weight, about 0.002).
+    person_size: Literal["reference", "paper"] = "reference"
+    #: People with a smaller annotated area (square pixels of the photo) get no center.
+    min_center_area: Annotated[float, Field(ge=0)] = 1024.0
+
+
+class TrainingConfig(Settings):
+    """How the network is trained (paper section 4.1)."""
+
+    epochs: PositiveInt = 140
+    batch_size: PositiveInt = 10
+    learning_rate: Positive = 1e-3
+    #: Epochs after which the learning rate is divided by ten.
+    learning_rate_drops: tuple[PositiveInt, ...] = (90, 120)
+    heatmap_loss_weight: Positive = 1.0
+    offset_loss_weight: Positive = 0.03
+    #: Backbone weights to start from, written by `dekr import`.
+    backbone_weights: Path | None = None
+    jit_compile: bool = False
+    seed: int = 0
+
+
+class Config(Settings):
+    """Everything about an experiment."""
+
+    #: `coco`, `crowdpose`, the path of a YAML file, or a mapping that `KeypointSchema.from_dict` reads.
+    keypoints: str | dict[str, Any] = "coco"
+    #: Short side of the network's input in pixels; training crops are squares of it.
+    input_size: Annotated[int, Field(gt=0, multiple_of=32)] = 512
+    model: ModelConfig = ModelConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    data: DataConfig = DataConfig()
+    targets: TargetConfig = TargetConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @cached_property
+    def schema(self) -> KeypointSchema:
+        """The skeleton that `keypoints` names."""
+        return load_schema(self.keypoints)
+
+    @model_validator(mode="after")
+    def _branches_cover_the_skeleton(self):
+        head = self.model.offset_head
+        names = list(self.schema.names)
+        if not isinstance(head.branches, str):
+            listed = [name for group in head.branches for name in group]
+            if sorted(listed) != sorted(names) or not all(head.branches):
+                raise ValueError(
+                    "model.offset_head.branches must name every keypoint of the skeleton once, in groups of at least "
+                    f"one. Received: {head.branches}"
+                )
+        if head.channels is not None and head.branches != "single" and head.channels % len(names):
+            raise ValueError(
+                f"model.offset_head.channels must be a multiple of the number of keypoints, {len(names)}. "
+                f"Received: {head.channels}"
+            )
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file that holds what differs from the defaults, and applies `key=value` overrides.
+
+    Args:
+        path: of the YAML file; relative paths inside it are taken from the current folder.
+        overrides: `group.key=value`, the value in YAML, for example `training.epochs=2`.
+
+    Raises:
+        InputError: the file cannot be read, a key is unknown, or a value does not fit.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read config {path}: {' '.join(str(error).split())}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise InputError(f"config {path}: expected a mapping. Received: {type(values).__name__}")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_settings(Config, values, f"config {path}")
+
+
+def parse_settings(kind: type[Settings], values: Mapping[str, Any], source: str):
+    """An instance of `kind` from plain values; `source` names their origin in the error.
+
+    Raises:
+        InputError: one line with every key that is unknown or does not fit.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                problems.append(f"unknown key {key}")
+            elif key:
+                problems.append(f"{key}: {problem['msg']}. Received: {problem['input']!r}")
+            else:
+                problems.append(problem["msg"].removeprefix("Value error, "))
+        raise InputError(f"{source}: {'; '.join(problems)}") from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not key or not equals:
+        raise InputError(f"expected an override of the form group.key=value. Received: {override}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override}: the value is not YAML") from error
+    *groups, last = key.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise InputError(f"override {override}: {group} is not a group of settings")
+    values[last] = value

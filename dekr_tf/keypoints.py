@@ -1,0 +1,261 @@
+"""Skeletons: which keypoints a person has and how they relate. One object drives flips, OKS, pose NMS and drawing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dekr_tf.errors import InputError
+
+
+@dataclass(frozen=True)
+class KeypointSchema:
+    """A skeleton of K keypoints. The center that DEKR adds is not part of it; it is the last heatmap channel, index K.
+
+    Attributes:
+        name: of the skeleton, for messages and files.
+        names: the K keypoint names, unique, in channel order.
+        flip_pairs: pairs of indices that a horizontal flip exchanges (left and right).
+        edges: pairs of indices joined by a limb; for drawing and rescoring.
+        oks_sigmas: K falloffs of the object keypoint similarity, per sqrt(area). Where a data set has none, 0.05 for
+            every keypoint lies in the middle of COCO's.
+        normalization_edges: pairs of indices; the mean of their lengths is a person's size for rescoring (both sides of
+            the torso). Empty: no rescoring for this skeleton.
+
+    Raises:
+        InputError: an index is out of range or used twice in `flip_pairs`, names repeat, or lengths differ.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    edges: tuple[tuple[int, int], ...] = ()
+    oks_sigmas: tuple[float, ...] = ()
+    normalization_edges: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self):
+        count = len(self.names)
+        if count < 1:
+            raise InputError(f"skeleton {self.name}: expected at least one keypoint. Received: none")
+        if len(set(self.names)) != count:
+            raise InputError(f"skeleton {self.name}: keypoint names must be unique. Received: {list(self.names)}")
+        if not self.oks_sigmas:
+            object.__setattr__(self, "oks_sigmas", (0.05,) * count)
+        if len(self.oks_sigmas) != count or min(self.oks_sigmas) <= 0:
+            raise InputError(
+                f"skeleton {self.name}: oks_sigmas must be {count} positive numbers. Received: {list(self.oks_sigmas)}"
+            )
+        for field in ("flip_pairs", "edges", "normalization_edges"):
+            for pair in getattr(self, field):
+                if len(pair) != 2 or pair[0] == pair[1] or not all(0 <= index < count for index in pair):
+                    raise InputError(
+                        f"skeleton {self.name}: {field} must join two different keypoints of 0..{count - 1}. "
+                        f"Received: {list(pair)}"
+                    )
+        flipped = [index for pair in self.flip_pairs for index in pair]
+        if len(set(flipped)) != len(flipped):
+            raise InputError(
+                f"skeleton {self.name}: a keypoint may stand in one flip pair only. Received: {list(self.flip_pairs)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def flip_indices(self) -> tuple[int, ...]:
+        """K indices: keypoint i of a mirrored person is keypoint `flip_indices[i]` of the person."""
+        indices = list(range(len(self)))
+        for left, right in self.flip_pairs:
+            indices[left], indices[right] = right, left
+        return tuple(indices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain mapping that `from_dict` reads, with keypoints by name; it can be written as JSON or YAML."""
+
+        def by_name(pair):
+            return [self.names[index] for index in pair]
+
+        return {
+            "name": self.name,
+            "names": list(self.names),
+            "flip_pairs": [by_name(pair) for pair in self.flip_pairs],
+            "edges": [by_name(pair) for pair in self.edges],
+            "oks_sigmas": list(self.oks_sigmas),
+            "normalization_edges": [by_name(pair) for pair in self.normalization_edges],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "KeypointSchema":
+        """Builds a schema from a mapping: `names`, and any other attribute; pairs by keypoint name or by index.
+
+        Raises:
+            InputError: a key is unknown or missing, or a value does not fit.
+        """
+        name = values.get("name", "custom")
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        if unknown or "names" not in values:
+            expected = ", ".join(cls.__dataclass_fields__)
+            raise InputError(f"skeleton {name}: needs names; known keys are {expected}. Received: {sorted(values)}")
+        try:
+            names = tuple(str(keypoint) for keypoint in values["names"])
+            positions = {keypoint: index for index, keypoint in enumerate(names)}
+
+            def pairs(key):
+                return tuple(
+                    tuple(positions[item] if isinstance(item, str) else int(item) for item in pair)
+                    for pair in values.get(key) or ()
+                )
+
+            return cls(
+                name=str(name),
+                names=names,
+                flip_pairs=pairs("flip_pairs"),
+                edges=pairs("edges"),
+                oks_sigmas=tuple(float(sigma) for sigma in values.get("oks_sigmas") or ()),
+                normalization_edges=pairs("normalization_edges"),
+            )
+        except KeyError as error:
+            raise InputError(f"skeleton {name}: no keypoint has this name. Received: {error.args[0]}") from error
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"skeleton {name}: {error}") from error
+
+
+COCO = KeypointSchema(
+    name="coco",
+    # Keypoints and sigmas: the COCO keypoint task, https://cocodataset.org/#keypoints-eval. The order of the edges is
+    # that of the reference's rescoring features.
+    names=(
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    edges=(
+        (0, 1),
+        (0, 2),
+        (1, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+        (5, 6),
+        (5, 7),
+        (5, 11),
+        (6, 8),
+        (6, 12),
+        (7, 9),
+        (8, 10),
+        (11, 12),
+        (11, 13),
+        (12, 14),
+        (13, 15),
+        (14, 16),
+    ),
+    oks_sigmas=(
+        0.026,
+        0.025,
+        0.025,
+        0.035,
+        0.035,
+        0.079,
+        0.079,
+        0.072,
+        0.072,
+        0.062,
+        0.062,
+        0.107,
+        0.107,
+        0.087,
+        0.087,
+        0.089,
+        0.089,
+    ),
+    normalization_edges=((5, 11), (6, 12)),
+)
+
+CROWDPOSE = KeypointSchema(
+    name="crowdpose",
+    # Keypoints and sigmas: the CrowdPose toolkit (crowdpose-api, cocoeval.py). Order of the edges as above.
+    names=(
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+        "head",
+        "neck",
+    ),
+    flip_pairs=((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11)),
+    edges=(
+        (12, 13),
+        (13, 0),
+        (13, 1),
+        (0, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (0, 6),
+        (1, 7),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+        (9, 11),
+        (6, 7),
+        (0, 1),
+    ),
+    oks_sigmas=(0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079),
+    # The left thigh and shin: not a torso, but what the reference's CrowdPose rescoring nets were trained with.
+    normalization_edges=((6, 8), (8, 10)),
+)
+
+SCHEMAS = {schema.name: schema for schema in (COCO, CROWDPOSE)}
+
+
+def load_schema(source: str | Mapping[str, Any]) -> KeypointSchema:
+    """A schema by name (`coco`, `crowdpose`), from a YAML or JSON file, or from a mapping.
+
+    Raises:
+        InputError: no such name or file, or its content does not make a schema.
+    """
+    if isinstance(source, Mapping):
+        return KeypointSchema.from_dict(source)
+    if source in SCHEMAS:
+        return SCHEMAS[source]
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise InputError(
+            f"skeleton: expected {', '.join(SCHEMAS)}, a mapping, or the path of a .yaml or .json file. "
+            f"Received: {source}"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"skeleton: cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise InputError(f"skeleton: {path} must hold a mapping. Received: {type(values).__name__}")
+    return KeypointSchema.from_dict({"name": path.stem, **values})

@@ -1,0 +1,49 @@
+"""The result type of the project: the people found in one image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """People found in one image, best first as the decoder left them.
+
+    Attributes:
+        keypoints: (N, K, 3) float32: x, y in pixels of the image, keypoint score.
+        scores: (N,) float32, the pose score used for ranking.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self):
+        keypoints = np.asarray(self.keypoints, np.float32)
+        scores = np.asarray(self.scores, np.float32)
+        if keypoints.ndim != 3 or keypoints.shape[-1] != 3 or scores.shape != keypoints.shape[:1]:
+            raise ValueError(
+                "expected keypoints (N, K, 3) and scores (N,). "
+                f"Received: keypoints {keypoints.shape}, scores {scores.shape}"
+            )
+        object.__setattr__(self, "keypoints", keypoints)
+        object.__setattr__(self, "scores", scores)
+
+    @classmethod
+    def empty(cls, num_keypoints: int) -> "Poses":
+        """No people."""
+        return cls(np.zeros((0, num_keypoints, 3)), np.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.float32]]:
+        """One (keypoints (K, 3), score) pair a person."""
+        return zip(self.keypoints, self.scores, strict=True)
+
+    def __getitem__(self, index) -> "Poses":
+        """The people chosen by a slice, an index array or a mask."""
+        return Poses(self.keypoints[index], self.scores[index])

@@ -1,0 +1,53 @@
+"""Metadata and install tiers; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "dekr_tf/__init__.py").read_text(encoding="utf-8")).group(1)
+
+TRAIN = ["keras>=3.12,<4", "pycocotools>=2.0.8", "tensorboard>=2.20"]
+EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
+TORCH = ["torch>=2.6"]
+
+setup(
+    name="dekr-tf",
+    version=VERSION,
+    description="DEKR bottom-up multi-person pose estimation in TensorFlow and Keras 3, for edge deployment",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["dekr_tf*", "converters*"]),
+    # What a device needs: decoding in NumPy and the LiteRT runtime, no TensorFlow.
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.9",
+        "pydantic>=2.8",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+        'ai-edge-litert>=2.1; platform_machine != "armv7l"',
+        'tflite-runtime>=2.14; platform_machine == "armv7l"',
+    ],
+    extras_require={
+        # `tensorflow` runs on a CPU, and on a GPU whose CUDA libraries are installed.
+        "train": [*TRAIN, "tensorflow>=2.20"],
+        "train-cpu": [*TRAIN, "tensorflow-cpu>=2.20"],
+        "train-gpu": [*TRAIN, "tensorflow[and-cuda]>=2.20"],
+        "export": EXPORT,
+        "torch": TORCH,
+        "dev": [
+            *TRAIN,
+            "tensorflow-cpu>=2.20",
+            *EXPORT,
+            *TORCH,
+            "hypothesis>=6.100",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+        ],
+    },
+    entry_points={"console_scripts": ["dekr=dekr_tf.cli.main:main"]},
+)
