@@ -1,4 +1,4 @@
-"""Settings of an experiment and of a model: typed, strict, read from YAML, changed by `key=value` on the command line."""
+"""Settings of an experiment and of a model: typed and strict, in YAML, changed by `key=value` on the command line."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
