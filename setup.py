@@ -8,9 +8,13 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "dekr_tf/__init__.py").read_text(encoding="utf-8")).group(1)
 
+# The build without GPU code exists for one platform only.
+TENSORFLOW_CPU = [
+    'tensorflow-cpu>=2.20; sys_platform == "linux" and platform_machine == "x86_64"',
+    'tensorflow>=2.20; sys_platform != "linux" or platform_machine != "x86_64"',
+]
 TRAIN = ["keras>=3.12,<4", "pycocotools>=2.0.8", "tensorboard>=2.20"]
 EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
-TORCH = ["torch>=2.6"]
 
 setup(
     name="dekr-tf",
@@ -29,20 +33,23 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.66",
         'ai-edge-litert>=2.1; platform_machine != "armv7l"',
+        # 32-bit Raspberry Pi: the last runtime made for it, which needs the old NumPy.
         'tflite-runtime>=2.14; platform_machine == "armv7l"',
+        'numpy<2; platform_machine == "armv7l"',
     ],
     extras_require={
         # `tensorflow` runs on a CPU, and on a GPU whose CUDA libraries are installed.
         "train": [*TRAIN, "tensorflow>=2.20"],
-        "train-cpu": [*TRAIN, "tensorflow-cpu>=2.20"],
+        "train-cpu": [*TRAIN, *TENSORFLOW_CPU],
         "train-gpu": [*TRAIN, "tensorflow[and-cuda]>=2.20"],
         "export": EXPORT,
-        "torch": TORCH,
+        # For the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
+        # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
+        "torch": ["torch>=2.6"],
         "dev": [
             *TRAIN,
-            "tensorflow-cpu>=2.20",
+            *TENSORFLOW_CPU,
             *EXPORT,
-            *TORCH,
             "hypothesis>=6.100",
             "pytest>=8",
             "pytest-xdist>=3.6",

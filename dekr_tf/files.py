@@ -17,9 +17,11 @@ def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
     are made.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"expected a file to write. Received: the folder {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)

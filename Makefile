@@ -1,0 +1,44 @@
+# make demo, test, lint: each sets up .venv first if it has to. make PYTHON=python3.12 chooses the interpreter of a new
+# .venv; make clean removes what make has made.
+
+PYTHON ?= python3
+# PyTorch only reads and writes the reference's checkpoints, so a build without CUDA will do; PyPI's for Linux has
+# gigabytes of it. Without PyTorch (make TORCH=), the tests that need it are skipped.
+TORCH ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+MODEL := demo/model/best.keras
+
+.PHONY: test lint demo clean
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+demo: $(STAMP)
+	$(BIN)/dekr data synthetic --output demo/data
+	$(BIN)/dekr train --config configs/synthetic_small.yaml --output demo/model
+	$(BIN)/dekr evaluate --model $(MODEL) --annotations demo/data/val.json --images demo/data/val/images
+	$(BIN)/dekr predict demo/data/val/images --model $(MODEL) --output demo/poses.json --draw demo/pictures
+	@echo "The poses are in demo/poses.json, the pictures in demo/pictures."
+
+clean:
+	rm -rf .venv demo build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: Python 3.10 or newer is needed as $(PYTHON): make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "error: $(PYTHON) has no venv module; on Debian: sudo apt install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable '.[dev]'
+	@test -z '$(TORCH)' || $(PIP) '$(TORCH)' 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) '$(TORCH)' || \
+		echo "note: no PyTorch without CUDA to be had ($(TORCH)); the tests that need it are skipped"
+	@touch $@

@@ -1,0 +1,151 @@
+"""Find people in photos.
+
+Without --output and --draw, prints one line a photo: the number of people and their scores.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dekr_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from dekr_tf.poses import Poses
+
+# Suffixes in lower case of photos whose drawing stays without loss.
+_LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `dekr predict`."""
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns such as 'photos/*.jpg'")
+    parser.add_argument("--model", required=True, metavar="FILE", help="model file")
+    parser.add_argument("--config", metavar="FILE", help="experiment's YAML file, for a model file without settings")
+    parser.add_argument(
+        "--input-size", type=int, metavar="N", help="short side of the network's input, pixels (default: the model's)"
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: slower, more accurate")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.1,
+        metavar="S",
+        help="people with a lower pose score are neither printed nor drawn (default: %(default)s); --output has all",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="JSON list in COCO results format, with file_name added"
+    )
+    parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for copies of the photos with skeletons")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs `dekr predict`.
+
+    Raises:
+        InputError: a photo, the model or an output is not usable; then nothing is written but drawings of the photos
+            before. All photos are decoded once before the model is loaded.
+    """
+    from tqdm import tqdm
+
+    from dekr_tf.config import load_config
+    from dekr_tf.files import atomic_output
+    from dekr_tf.images import find_images, read_image
+    from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.visualization.drawing import draw_poses
+
+    images = find_images(arguments.images)
+    drawings = drawing_paths(images, arguments.draw) if arguments.draw else {}
+    config = load_config(arguments.config) if arguments.config else None
+    if not Path(arguments.model).exists():
+        raise InputError(f"expected a model file. Received: {arguments.model}")
+    for path in images:
+        read_image(path, exif_orientation=True)
+
+    with ExitStack() as stack:
+        # Opened before the work, so that a folder that cannot be written to is found first.
+        output = stack.enter_context(atomic_output(arguments.output)) if arguments.output else None
+        detector = PoseDetector(arguments.model, config=config, input_size=arguments.input_size, flip=arguments.flip)
+        results = []
+        for path in tqdm(images, unit="photo", disable=not sys.stderr.isatty()):
+            image = read_image(path, exif_orientation=True)
+            try:
+                poses = detector(image)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+            if output:
+                results += coco_results(poses, path)
+            if path in drawings:
+                drawing = draw_poses(image, poses, detector.sidecar.schema, min_score=arguments.min_score)
+                _write_drawing(drawing, drawings[path])
+            if not output and not drawings:
+                # Keeps the progress bar below the printed lines.
+                tqdm.write(summary(poses, path, arguments.min_score))
+        if output:
+            output.write_text(json.dumps(results), encoding="utf-8")
+
+
+def coco_results(poses: "Poses", path: Path) -> list[dict[str, Any]]:
+    """The people of one photo in COCO results format.
+
+    `file_name` is the path as found; `image_id` is the number that a name such as COCO's 000000000785.jpg stands for,
+    and is left out for other names. Coordinates are rounded to 1/1000 pixel, scores to six places.
+    """
+    image = {"image_id": int(path.stem)} if path.stem.isdecimal() else {}
+    return [
+        {
+            **image,
+            "file_name": path.as_posix(),
+            "category_id": 1,
+            "keypoints": [
+                round(value, places)
+                for keypoint in keypoints.tolist()
+                for value, places in zip(keypoint, (3, 3, 6), strict=True)
+            ],
+            "score": round(float(score), 6),
+        }
+        for keypoints, score in poses
+    ]
+
+
+def summary(poses: "Poses", path: Path, min_score: float) -> str:
+    """One line for people to read, best person first."""
+    scores = sorted((score for score in poses.scores if score >= min_score), reverse=True)
+    line = f"{path}: 1 person" if len(scores) == 1 else f"{path}: {len(scores)} people"
+    return f"{line}, scores {' '.join(f'{score:.2f}' for score in scores)}" if scores else line
+
+
+def drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where the drawing of each photo goes: its name in `folder`, numbered where several photos share it.
+
+    Raises:
+        InputError: a drawing would replace one of the photos.
+    """
+    taken = set()
+    paths = {}
+    for image in images:
+        suffix = ".png" if image.suffix.lower() in _LOSSLESS else ".jpg"
+        name, number = image.stem + suffix, 2
+        # Some file systems do not tell upper case from lower case.
+        while name.lower() in taken:
+            name, number = f"{image.stem}_{number}{suffix}", number + 1
+        taken.add(name.lower())
+        paths[image] = folder / name
+    photos = {image.resolve() for image in images}
+    for path in paths.values():
+        if path.resolve() in photos:
+            raise InputError(f"expected a folder for drawings that does not hold the photos. Received: {folder}")
+    return paths
+
+
+def _write_drawing(image, path: Path) -> None:
+    import cv2
+
+    from dekr_tf.files import atomic_output
+
+    with atomic_output(path) as temporary:
+        encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        temporary.write_bytes(encoded.tobytes())

@@ -1,0 +1,157 @@
+"""The tf.data pipeline of training: photos and labels in, batches of network inputs and target maps out."""
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from dekr_tf.config import Config
+from dekr_tf.data.annotations import ImageRecord, check_images
+from dekr_tf.data.augmentation import random_augmentation
+from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
+from dekr_tf.errors import InputError
+from dekr_tf.images import read_image
+from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.sidecar import Sidecar
+
+TARGETS = ("heatmap", "heatmap_weight", "offset", "offset_weight")
+
+
+class SampleEncoder:
+    """Makes one training sample of an image and its people.
+
+    Args:
+        schema: the skeleton.
+        config: input size, augmentation and targets.
+        output_stride: input pixels per map cell.
+    """
+
+    def __init__(self, schema: KeypointSchema, config: Config, output_stride: int):
+        self.schema = schema
+        self.config = config
+        self.output_stride = output_stride
+        self._targets = TargetEncoder(len(schema), config.targets)
+
+    def __call__(
+        self, image: np.ndarray, record: ImageRecord, generator: np.random.Generator
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Augments and encodes.
+
+        Cells outside the photo have no heatmap weight, like those of ignored regions, as in the reference.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, of the size that the record says.
+            record: the labels.
+            generator: decides the augmentation.
+
+        Returns:
+            The input (S, S, 3) uint8 RGB, and the targets as `TargetEncoder` gives them at S / stride.
+        """
+        stride, side = self.output_stride, self.config.input_size
+        settings = self.config.targets
+        augmentation = random_augmentation(record.size, side, self.config.data.augmentation, generator)
+        centers = person_centers(record.keypoints, record.areas, settings.min_center_area)
+        points = np.concatenate([record.keypoints, centers[:, None]], axis=1)
+        points = augmentation.transform_keypoints(points, self.schema.flip_indices)
+        points[..., :2] /= stride
+        sizes = person_sizes(record.keypoints, settings.person_size) * (augmentation.zoom / stride) ** 2
+        mask = augmentation.transform_mask(record.valid_mask(), stride)
+        targets = self._targets(points, sizes, (side // stride, side // stride), mask)
+        return augmentation.transform_image(image), targets
+
+
+def train_dataset(
+    records: Sequence[ImageRecord],
+    images: str | os.PathLike,
+    schema: KeypointSchema,
+    config: Config,
+    *,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Batches for training; iterating once is one epoch, in a new order and with new augmentations every time.
+
+    A sample depends on `training.seed`, the number of the epoch and the image alone, not on the timing of threads. The
+    images that do not fill a batch at the end of an epoch are left out of it.
+
+    Args:
+        records: images with or without people.
+        images: the folder of their files.
+        schema: the skeleton.
+        config: `input_size`, `data.augmentation`, `targets`, `training.batch_size` and `training.seed`.
+        first_epoch: number of the first iteration, for a run that goes on.
+
+    Returns:
+        (image, targets): image (B, S, S, 3) float32 RGB, normalised; targets `heatmap`, `heatmap_weight`
+        (B, S/4, S/4, K + 1), `offset`, `offset_weight` (B, S/4, S/4, 2 K), float32. Iterate it within `input_errors`.
+
+    Raises:
+        InputError: image files are missing, or there are fewer images than a batch holds.
+    """
+    batch_size = config.training.batch_size
+    if len(records) < batch_size:
+        raise InputError(
+            f"training.batch_size must not exceed the number of training images, {len(records)}. Received: {batch_size}"
+        )
+    check_images(records, images)
+    folder = Path(images)
+    sidecar = Sidecar.from_config(config)
+    side, map_side = config.input_size, config.input_size // sidecar.output_stride
+    encoder = SampleEncoder(schema, config, sidecar.output_stride)
+    # NumPy takes no negative seeds.
+    seed = config.training.seed % 2**32
+    # One row a channel and pixel value: several times faster than arithmetic on whole images.
+    levels = np.arange(256)[:, None, None] / 255
+    normalised = ((levels - sidecar.mean) / sidecar.std).astype(np.float32)
+    epochs = itertools.count(first_epoch)
+
+    def epoch_order():
+        epoch = next(epochs)
+        for index in np.random.default_rng((seed, epoch)).permutation(len(records)):
+            yield epoch, index
+
+    def read_sample(epoch, index):
+        record = records[index]
+        path = folder / record.file_name
+        image = read_image(path, exif_orientation=False)
+        if image.shape[:2] != record.size:
+            raise InputError(
+                f"image {path}: expected {record.size[0]}x{record.size[1]} pixels (height x width) as annotated. "
+                f"Received: {image.shape[0]}x{image.shape[1]}"
+            )
+        image, targets = encoder(image, record, np.random.default_rng((seed, int(epoch), int(index))))
+        return cv2.LUT(image, normalised), *(targets[name] for name in TARGETS)
+
+    def load(epoch, index):
+        image, *maps = tf.numpy_function(read_sample, [epoch, index], [tf.float32] * (1 + len(TARGETS)))
+        image.set_shape((side, side, 3))
+        for name, target in zip(TARGETS, maps, strict=True):
+            channels = len(schema) + 1 if name.startswith("heatmap") else 2 * len(schema)
+            target.set_shape((map_side, map_side, channels))
+        return image, dict(zip(TARGETS, maps, strict=True))
+
+    index = tf.TensorSpec((), tf.int64)
+    return (
+        tf.data.Dataset.from_generator(epoch_order, output_signature=(index, index))
+        .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .apply(tf.data.experimental.assert_cardinality(len(records) // batch_size))
+        .prefetch(2)
+    )
+
+
+@contextlib.contextmanager
+def input_errors() -> Iterator[None]:
+    """Turns TensorFlow's report of a sample that could not be made back into the `InputError` behind it."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        cause = re.search(r"InputError: (.*)", error.message)
+        if cause:
+            raise InputError(cause[1]) from error
+        raise

@@ -1,0 +1,39 @@
+"""Object keypoint similarity (OKS): how well a pose fits a labelled person, 0 to 1."""
+
+import numpy as np
+
+
+def object_keypoint_similarity(
+    poses: np.ndarray, labels: np.ndarray, areas: np.ndarray, boxes: np.ndarray, oks_sigmas: np.ndarray
+) -> np.ndarray:
+    """The OKS of every pose with every labelled person.
+
+    A keypoint at distance d from its label counts exp(-d^2 / (2 (2 sigma)^2 area)); the OKS is the mean over the
+    labelled keypoints. A person without labelled keypoints cannot be compared: there, d is how far a keypoint lies
+    outside the box grown by its own size on every side, and the mean is over all keypoints.
+    Follows https://cocodataset.org/#keypoints-eval and `COCOeval.computeOks` of pycocotools.
+
+    Args:
+        poses: (N, K, 2 or more) found x, y in pixels; further columns are not read.
+        labels: (M, K, 3) labelled x, y in pixels and visibility; 0 = not labelled.
+        areas: (M,) of the labelled people, square pixels.
+        boxes: (M, 4) of the labelled people: left, top, width, height in pixels.
+        oks_sigmas: (K,) falloffs per sqrt(area), > 0.
+
+    Returns:
+        (N, M) float64 in 0..1.
+    """
+    poses = np.asarray(poses, np.float64)[:, None, :, :2]
+    labels = np.asarray(labels, np.float64)
+    areas = np.asarray(areas, np.float64)
+    boxes = np.asarray(boxes, np.float64)
+    variances = (2 * np.asarray(oks_sigmas, np.float64)) ** 2
+
+    labelled = labels[..., 2] > 0
+    comparable = labelled.any(axis=1)
+    corners, sizes = boxes[:, None, :2], boxes[:, None, 2:]
+    outside = np.maximum(corners - sizes - poses, 0) + np.maximum(poses - corners - 2 * sizes, 0)
+    distances = np.where(comparable[:, None, None], poses - labels[..., :2], outside)
+    exponents = np.square(distances).sum(axis=-1) / variances / (areas[:, None] + np.spacing(1)) / 2
+    counted = labelled | ~comparable[:, None]
+    return (np.exp(-exponents) * counted).sum(axis=-1) / counted.sum(axis=-1)

@@ -1,0 +1,173 @@
+"""From the network's maps to poses, in NumPy.
+
+The steps are functions of their own, since candidates may also come from several scales or from a network that picks
+them itself: both end in `select_poses`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dekr_tf.config import DecoderConfig
+from dekr_tf.inference.pose_nms import pose_nms
+from dekr_tf.poses import Poses
+
+#: Input pixels per map cell.
+OUTPUT_STRIDE = 4
+
+
+def decode_maps(
+    heatmap: np.ndarray,
+    offset: np.ndarray,
+    config: DecoderConfig,
+    *,
+    mirrored: tuple[np.ndarray, np.ndarray] | None = None,
+    flip_indices: Sequence[int] | None = None,
+) -> Poses:
+    """Decodes the maps of one image, with or without those of its mirrored copy (flip test).
+
+    Args:
+        heatmap: (h, w, K + 1) keypoint scores, the center last.
+        offset: (h, w, 2 K) grid minus keypoint in map pixels, x and y in turn.
+        config: thresholds.
+        mirrored: heatmap and offset that the network gave for `mirror_input` of the same input.
+        flip_indices: `KeypointSchema.flip_indices`, needed with `mirrored`.
+
+    Returns:
+        Poses in pixels of the network's input, in candidate order (by center score, falling).
+    """
+    if mirrored is not None:
+        heatmap = average_heatmaps(heatmap, mirrored[0], flip_indices)
+    rows, columns, center_scores = find_centers(
+        heatmap[..., -1], max_people=config.max_people, threshold=config.center_threshold
+    )
+    keypoints = regress_keypoints(offset, rows, columns)
+    if mirrored is not None:
+        width = heatmap.shape[1]
+        other = regress_keypoints(mirrored[1], rows, width - 1 - columns)[:, list(flip_indices)]
+        other[..., 0] = width - 1 - other[..., 0]
+        keypoints = (keypoints + other) / 2
+    return select_poses(keypoints * OUTPUT_STRIDE, center_scores, heatmap[..., :-1], config)
+
+
+def select_poses(keypoints: np.ndarray, center_scores: np.ndarray, heatmap: np.ndarray, config: DecoderConfig) -> Poses:
+    """Pose NMS and scores of candidate poses, wherever they come from.
+
+    A keypoint's score is its center's score times its heat value, a pose's score their mean.
+
+    Args:
+        keypoints: (N, K, 2) x, y in pixels of the network's input, best center first.
+        center_scores: (N,).
+        heatmap: (h, w, K) of the keypoints at stride 4.
+        config: thresholds of pose NMS.
+
+    Returns:
+        Those that remain, in the order in which pose NMS kept them.
+    """
+    heat = heat_values(heatmap, keypoints)
+    threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
+    kept = pose_nms(keypoints, heat.mean(axis=1), distance=config.nms_distance, min_keypoints=threshold)
+    keypoint_scores = center_scores[kept, None] * heat[kept]
+    return Poses(np.concatenate([keypoints[kept], keypoint_scores[..., None]], axis=-1), keypoint_scores.mean(axis=1))
+
+
+def find_centers(
+    center_map: np.ndarray, *, max_people: int, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells of the center map that are the highest of their neighbourhood.
+
+    The neighbourhood grows with the map: 3x3, 5x5 where the mean of the sides is over 200, 7x7 over 300.
+
+    Args:
+        center_map: (h, w).
+        max_people: of the highest, at most this many.
+        threshold: a center must be above it.
+
+    Returns:
+        rows (N,), columns (N,) and scores (N,), highest first.
+    """
+    center_map = np.ascontiguousarray(center_map)
+    mean_side = sum(center_map.shape) / 2
+    radius = 3 if mean_side > 300 else 2 if mean_side > 200 else 1
+    highest = (center_map == _max_pool(center_map, radius)) & (center_map > threshold)
+    rows, columns = np.nonzero(highest)
+    order = np.argsort(-center_map[rows, columns], kind="stable")[:max_people]
+    rows, columns = rows[order], columns[order]
+    return rows, columns, center_map[rows, columns]
+
+
+def regress_keypoints(offset: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The keypoints that the given cells point to.
+
+    Args:
+        offset: (h, w, 2 K) grid minus keypoint in map pixels, x and y in turn.
+        rows, columns: (N,) cells.
+
+    Returns:
+        (N, K, 2) x, y in map pixels.
+    """
+    grid = np.stack([columns, rows], axis=-1).astype(offset.dtype)
+    return grid[:, None] - offset[rows, columns].reshape(len(rows), offset.shape[-1] // 2, 2)
+
+
+def mirror_input(images: np.ndarray) -> np.ndarray:
+    """Mirrors network inputs for the flip test.
+
+    Map cells sample every fourth pixel, from the left. For those of the mirrored image to fall on the same pixels, it
+    is shifted left by the stride minus one; the columns that this leaves over repeat what they held.
+
+    Args:
+        images: (B, H, W, 3).
+    """
+    shift = OUTPUT_STRIDE - 1
+    mirrored = images[:, :, ::-1]
+    return np.concatenate([mirrored[:, :, shift:], mirrored[:, :, -shift:]], axis=2)
+
+
+def average_heatmaps(heatmap: np.ndarray, mirrored: np.ndarray, flip_indices: Sequence[int]) -> np.ndarray:
+    """Mirrors the second heatmap back and averages the two.
+
+    Args:
+        heatmap, mirrored: (h, w, K + 1), the center last.
+        flip_indices: K channels that a mirrored keypoint changes to.
+    """
+    return (heatmap + mirrored[:, ::-1, [*flip_indices, len(flip_indices)]]) / 2
+
+
+def heat_values(heatmap: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """The heatmap's value at each keypoint.
+
+    It is that of the heatmap brought to input size (bilinear, cell i at input pixel 4 i, borders replicated) at the
+    pixel that the keypoint falls in, or at the nearest pixel of the input. Only the four cells about it are read.
+
+    Args:
+        heatmap: (h, w, K).
+        keypoints: (N, K, 2) x, y in pixels of the network's input.
+
+    Returns:
+        (N, K).
+    """
+    height, width, count = heatmap.shape
+    last = np.array([width, height]) * OUTPUT_STRIDE - 1
+    pixels = np.clip(np.floor(keypoints), 0, last).astype(np.intp)
+    cells, remainder = np.divmod(pixels, OUTPUT_STRIDE)
+    next_cells = np.minimum(cells + 1, [width - 1, height - 1])
+    (left, top), (right, bottom) = np.moveaxis(cells, -1, 0), np.moveaxis(next_cells, -1, 0)
+    x, y = np.moveaxis(remainder.astype(heatmap.dtype) / OUTPUT_STRIDE, -1, 0)
+    channel = np.arange(count)
+    above = heatmap[top, left, channel] * (1 - x) + heatmap[top, right, channel] * x
+    below = heatmap[bottom, left, channel] * (1 - x) + heatmap[bottom, right, channel] * x
+    return above * (1 - y) + below * y
+
+
+def _max_pool(values: np.ndarray, radius: int) -> np.ndarray:
+    """The maximum over the square of 2 radius + 1 cells about each cell of (h, w)."""
+    height, width = values.shape
+    padded = np.pad(values, radius, constant_values=-np.inf)
+    by_row = padded[:height].copy()
+    for shift in range(1, 2 * radius + 1):
+        np.maximum(by_row, padded[shift : shift + height], out=by_row)
+    pooled = by_row[:, :width].copy()
+    for shift in range(1, 2 * radius + 1):
+        np.maximum(pooled, by_row[:, shift : shift + width], out=pooled)
+    return pooled

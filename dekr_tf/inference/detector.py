@@ -1,0 +1,134 @@
+"""From a photo to the people in it."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from dekr_tf import geometry
+from dekr_tf.config import Config
+from dekr_tf.errors import InputError
+from dekr_tf.images import read_image
+from dekr_tf.inference.decoder import decode_maps, mirror_input
+from dekr_tf.inference.runtimes import Runtime, open_runtime
+from dekr_tf.poses import Poses
+from dekr_tf.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    import keras
+
+#: The network's input may always hold this many pixels, and four squares of the short side where that is more.
+NETWORK_PIXELS = 2**20
+
+
+class PoseDetector:
+    """Finds the people in photos with one network; call it with a photo.
+
+    The short side of the photo is brought to `input_size`. Photos more elongated than about 4:1 (16:1 at 256) are made
+    smaller than that, so that the network's input stays within `NETWORK_PIXELS` or four squares of the short side.
+
+    Args:
+        model: path of a model file, a Keras model, or a runtime (see `runtimes.Runtime`).
+        sidecar: settings of a model that is not a file.
+        config: of the experiment, where there is no sidecar.
+        input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
+            model was trained for.
+        flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
+
+    Raises:
+        InputError: the model cannot be read, its settings are missing, or `input_size` is not positive.
+    """
+
+    def __init__(
+        self,
+        model: "str | Path | keras.Model | Runtime",
+        sidecar: Sidecar | None = None,
+        *,
+        config: Config | None = None,
+        input_size: int | None = None,
+        flip: bool = False,
+    ):
+        if input_size is not None and input_size < 1:
+            raise InputError(f"input size: expected a positive number of pixels. Received: {input_size}")
+        self.runtime, self.sidecar = open_runtime(model, sidecar, config)
+        self.input_size = input_size or self.sidecar.input_size
+        self.flip = flip
+
+    def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
+        """Finds the people in one photo.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
+
+        Returns:
+            Poses in pixels of the (upright) photo, in candidate order.
+
+        Raises:
+            InputError: the file cannot be read, the array is not an image, the photo is too elongated, or the network's
+                maps do not fit the skeleton.
+        """
+        if isinstance(image, str | os.PathLike):
+            image = read_image(image, exif_orientation=True)
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+            raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
+        size = bounded_network_size(image.shape[:2], self.input_size)
+        transform = geometry.resize_transform(image.shape[:2], size)
+        try:
+            resized = cv2.warpAffine(image, transform, (size[1], size[0]), flags=cv2.INTER_LINEAR)
+        except cv2.error as error:
+            # OpenCV 4 takes no side of 32767 pixels or more.
+            raise InputError(f"cannot resize an image of {image.shape[1]}x{image.shape[0]}: {error.err}") from error
+        images = self._normalize(resized)[None]
+        if self.flip:
+            images = np.concatenate([images, mirror_input(images)])
+        heatmaps, offsets = self.runtime(images)
+        self._check_maps(heatmaps, offsets)
+        poses = decode_maps(
+            heatmaps[0],
+            offsets[0],
+            self.sidecar.decoder,
+            mirrored=(heatmaps[1], offsets[1]) if self.flip else None,
+            flip_indices=self.sidecar.schema.flip_indices,
+        )
+        keypoints = poses.keypoints.copy()
+        keypoints[..., :2] = geometry.transform_points(keypoints[..., :2], geometry.invert(transform))
+        return Poses(keypoints, poses.scores)
+
+    def _normalize(self, image: np.ndarray) -> np.ndarray:
+        mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
+        return (image / np.float32(255) - mean) / std
+
+    def _check_maps(self, heatmaps: np.ndarray, offsets: np.ndarray) -> None:
+        count = len(self.sidecar.schema)
+        if heatmaps.shape[-1] != count + 1 or offsets.shape[-1] != 2 * count:
+            raise InputError(
+                f"skeleton {self.sidecar.schema.name}: expected {count + 1} heatmap and {2 * count} offset channels of "
+                f"the network. Received: {heatmaps.shape[-1]} and {offsets.shape[-1]}"
+            )
+
+
+def bounded_network_size(image_size: tuple[int, int], input_size: int) -> tuple[int, int]:
+    """The (height, width) of the network's input, with a bound for elongated images.
+
+    That of `geometry.network_size`; where it holds more pixels than four squares of the short side and than
+    `NETWORK_PIXELS`, the short side is lowered in steps of 64 until it does not.
+
+    Args:
+        image_size: (height, width) of the image.
+        input_size: pixels of the short side.
+
+    Raises:
+        InputError: even a short side of 64 gives too many pixels.
+    """
+    largest = max(NETWORK_PIXELS, 4 * geometry.round_up(input_size) ** 2)
+    for short in range(geometry.round_up(input_size), 0, -geometry.SIZE_MULTIPLE):
+        height, width = geometry.network_size(image_size, short)
+        if height * width <= largest:
+            return height, width
+    raise InputError(
+        f"image too elongated: with a short side of {geometry.SIZE_MULTIPLE} it must fill at most {largest} pixels. "
+        f"Received: {image_size[1]}x{image_size[0]}"
+    )

@@ -1,0 +1,41 @@
+"""Pose NMS: of candidates that agree in most keypoints, one stays (paper section 3.3)."""
+
+import numpy as np
+
+
+def pose_nms(keypoints: np.ndarray, scores: np.ndarray, *, distance: float, min_keypoints: int) -> np.ndarray:
+    """Chooses the candidates to keep.
+
+    Candidate j belongs to the group of i when more than `min_keypoints` keypoints of the two lie within `distance`
+    times the diagonal of i's bounding box; i itself always does, so poses without extent and a `min_keypoints` of K or
+    more (which switches NMS off) need no exception. Candidates are walked in order. One whose group was not
+    dealt with keeps the best scored of its group and drops the others; if that best one was dropped before, none is
+    kept. As in the reference (`nms_core`, lib/core/nms.py), groups are not transitive: in a chain of candidates two
+    neighbours may stay.
+
+    Args:
+        keypoints: (N, K, 2) x, y in pixels, in the order of the walk.
+        scores: (N,) what decides within a group; DEKR takes the mean heat value.
+        distance: fraction of the bounding box diagonal.
+        min_keypoints: number of near keypoints that must be exceeded.
+
+    Returns:
+        (M,) int indices, each once, in the order in which they were kept.
+    """
+    diagonals = np.linalg.norm(keypoints.max(axis=1) - keypoints.min(axis=1), axis=-1)
+    squared_distances = np.square(keypoints[:, None] - keypoints).sum(axis=-1)
+    near_keypoints = (squared_distances <= np.square(distance * diagonals)[:, None, None]).sum(axis=-1)
+    same_person = near_keypoints > min_keypoints
+    np.fill_diagonal(same_person, True)
+
+    kept = []
+    dealt_with = np.zeros(len(keypoints), bool)
+    for index, group in enumerate(same_person):
+        if dealt_with[index]:
+            continue
+        members = np.flatnonzero(group)
+        best = members[scores[members].argmax()]
+        if not dealt_with[best]:
+            kept.append(best)
+            dealt_with |= group
+    return np.array(kept, np.intp)

@@ -1,0 +1,26 @@
+"""Settings of all tests: quiet TensorFlow, seeded randomness, hypothesis without deadlines."""
+
+import os
+import random
+import sys
+
+# Read when TensorFlow and Keras are imported, so set before any test module is.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# On a server the examples are the same in every run, so that a failure there is the change's own.
+settings.register_profile("dekr_tf", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("dekr_tf")
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """The same random numbers for every test, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)

@@ -1,0 +1,169 @@
+"""Reading and finding image files: the pixels that come out, and what is said of broken files."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from dekr_tf.errors import InputError
+from dekr_tf.images import decode_image, find_images, read_image
+
+RAMP = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+COLORS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
+
+
+def encode(image_rgb, suffix):
+    """Content of an image file; grey and four-channel images too."""
+    if image_rgb.ndim == 3:
+        order = [2, 1, 0, 3][: image_rgb.shape[-1]]
+        image_rgb = np.ascontiguousarray(image_rgb[..., order])
+    return cv2.imencode(suffix, image_rgb)[1].tobytes()
+
+
+def exif(orientation):
+    """A TIFF structure with one entry, the orientation."""
+    return b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x112, 3, 1, orientation, 0)
+
+
+def jpeg_with_exif(data, orientation, extra=b""):
+    content = b"Exif\0\0" + exif(orientation) + extra
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + data[2:]
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_colors_come_out_as_rgb(tmp_path, suffix):
+    path = tmp_path / f"photo{suffix}"
+    path.write_bytes(encode(COLORS, suffix))
+    image = read_image(path, exif_orientation=True)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, COLORS)
+
+
+def test_grey_becomes_three_equal_channels():
+    image = decode_image(encode(RAMP, ".png"), "grey", exif_orientation=False)
+    np.testing.assert_array_equal(image, np.repeat(RAMP[..., None], 3, axis=-1))
+
+
+def test_alpha_is_dropped_without_blending():
+    transparent = np.concatenate([COLORS, np.full((4, 6, 1), 3, np.uint8)], axis=-1)
+    np.testing.assert_array_equal(decode_image(encode(transparent, ".png"), "rgba", exif_orientation=True), COLORS)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_scaled_not_clipped(suffix):
+    deep = (COLORS.astype(np.uint16) << 8) + 128
+    image = decode_image(encode(deep, suffix), "16 bit", exif_orientation=True)
+    assert np.abs(image.astype(int) - COLORS).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 20_000)])
+def test_odd_sizes(size):
+    image = decode_image(encode(np.full((*size, 3), 9, np.uint8), ".png"), "odd", exif_orientation=True)
+    np.testing.assert_array_equal(image, np.full((*size, 3), 9, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda stored: stored),
+        (2, lambda stored: stored[:, ::-1]),
+        (3, lambda stored: stored[::-1, ::-1]),
+        (6, lambda stored: np.rot90(stored, -1)),
+        (8, lambda stored: np.rot90(stored, 1)),
+    ],
+)
+def test_exif_orientation_is_applied_on_request_only(orientation, upright):
+    # Blocks of one grey level survive JPEG.
+    stored = np.kron(np.array([[20, 220, 120], [70, 170, 240]], np.uint8), np.ones((16, 16), np.uint8))
+    data = jpeg_with_exif(encode(stored, ".jpg"), orientation)
+    as_stored = decode_image(data, "photo", exif_orientation=False)[..., 0].astype(int)
+    turned = decode_image(data, "photo", exif_orientation=True)[..., 0].astype(int)
+    np.testing.assert_allclose(as_stored, stored, atol=3)
+    np.testing.assert_array_equal(turned, upright(as_stored))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif"])
+def test_every_truncation_is_found(tmp_path, suffix):
+    data = encode(cv2.resize(COLORS, (48, 40)), suffix)
+    path = tmp_path / f"cut{suffix}"
+    for length in [1, 2, 3, 9, 40, len(data) // 4, len(data) // 2, len(data) - 12, len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(InputError, match=f"cut{suffix}"):
+            read_image(path, exif_orientation=True)
+
+
+def test_the_end_of_an_embedded_preview_is_not_the_end_of_the_photo():
+    preview = encode(COLORS, ".jpg")
+    data = jpeg_with_exif(encode(cv2.resize(COLORS, (48, 40)), ".jpg"), 1, extra=preview)
+    assert decode_image(data, "photo", exif_orientation=True).shape == (40, 48, 3)
+    with pytest.raises(InputError, match="truncated"):
+        decode_image(data[:-200], "photo", exif_orientation=True)
+
+
+def test_data_after_the_end_is_ignored():
+    for suffix in (".jpg", ".png"):
+        data = encode(COLORS, suffix) + b"\xff\xd8 a second picture, cut"
+        assert decode_image(data, "photo", exif_orientation=True).shape == COLORS.shape
+
+
+def test_damaged_png_is_found_and_nothing_is_printed(capfd):
+    data = bytearray(encode(cv2.resize(COLORS, (48, 40)), ".png"))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(InputError, match=r"photo: .*damaged"):
+        decode_image(bytes(data), "photo", exif_orientation=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_enormous_header_is_refused_and_nothing_is_printed(capfd):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    with pytest.raises(InputError, match="bomb"):
+        decode_image(data, "bomb", exif_orientation=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_not_an_image_is_named(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not a picture")
+    for name, message in [("empty.jpg", "empty"), ("text.jpg", "cannot decode"), ("none.jpg", "No such file")]:
+        with pytest.raises(InputError, match=f"{name}.*{message}"):
+            read_image(tmp_path / name, exif_orientation=True)
+    with pytest.raises(InputError, match="directory"):
+        read_image(tmp_path, exif_orientation=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ["b.jpg", "a.PNG", "c.webp", "notes.txt", ".hidden.jpg", "sub/d.jpg"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_find_images_in_files_folders_and_patterns(folder):
+    def found(*paths):
+        return [path.relative_to(folder).as_posix() for path in find_images([folder / path for path in paths])]
+
+    assert found("") == ["a.PNG", "b.jpg", "c.webp"]
+    assert found("*.jpg") == ["b.jpg"]
+    assert found("**/*.jpg") == ["b.jpg", "sub/d.jpg"]
+    assert found("sub", "b.jpg", "b.jpg", "?.jpg") == ["b.jpg", "sub/d.jpg"]
+    assert found("notes.txt") == ["notes.txt"]
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_file_first(tmp_path):
+    (tmp_path / "a[1].jpg").touch()
+    assert find_images([tmp_path / "a[1].jpg"]) == [tmp_path / "a[1].jpg"]
+
+
+@pytest.mark.parametrize("missing", ["none.jpg", "*.gif", "empty"])
+def test_nothing_found_is_an_error(folder, missing):
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match=r"Received: .*none.jpg|Received: .*\.gif|Received: .*empty"):
+        find_images([folder, folder / missing])

@@ -1,0 +1,104 @@
+"""Which room may import which, and that what a device needs loads no TensorFlow."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dekr_tf"
+FOUNDATION = {"errors", "files", "keypoints", "geometry", "poses", "config", "sidecar", "images"}
+#: What each room may import besides itself and the foundation.
+ALLOWED = {
+    "foundation": set(),
+    "layers": set(),
+    "models": {"layers"},
+    "data": set(),
+    "inference": set(),
+    "evaluation": set(),
+    "visualization": set(),
+    "training": {"layers", "models", "data", "inference", "evaluation"},
+    "converters": {"layers", "models", "data", "inference", "evaluation", "training"},
+    "cli": {"layers", "models", "data", "inference", "evaluation", "visualization", "training", "converters"},
+}
+#: Inside functions only: the Keras runtime needs the classes of a model's layers when it loads one.
+ALLOWED_LATE = {"inference": {"layers", "models"}}
+#: What must load where there is no TensorFlow.
+LIGHT = ("inference", "evaluation", "visualization", "cli")
+
+
+def files_of(room):
+    if room == "foundation":
+        return sorted(PACKAGE.glob("*.py"))
+    return sorted((ROOT / room if room == "converters" else PACKAGE / room).rglob("*.py"))
+
+
+def imported_rooms(tree):
+    """Rooms that a syntax tree imports; `import dekr_tf` alone gives none."""
+    rooms = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: expected an absolute import"
+            names = [node.module] if node.module not in (None, "dekr_tf") else [f"dekr_tf.{a.name}" for a in node.names]
+        else:
+            continue
+        for package, *rest in (name.split(".") for name in names):
+            if package == "converters":
+                rooms.add(package)
+            elif package == "dekr_tf" and rest and rest[0] != "__version__":
+                rooms.add(rest[0])
+    return rooms
+
+
+def without_functions(tree):
+    """The part of a module that runs when it is imported."""
+
+    class Drop(ast.NodeTransformer):
+        def visit_FunctionDef(self, node):
+            return None
+
+        visit_AsyncFunctionDef = visit_FunctionDef
+
+    return Drop().visit(tree)
+
+
+def test_every_room_has_its_rule():
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms | {"foundation", "converters"} == set(ALLOWED)
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == FOUNDATION
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms_import_one_way(room):
+    for path in files_of(room):
+        source = path.read_text(encoding="utf-8")
+        early = imported_rooms(without_functions(ast.parse(source)))
+        late = imported_rooms(ast.parse(source)) - early
+        allowed = FOUNDATION | ALLOWED[room] | {room}
+        assert early <= allowed, f"{path.relative_to(ROOT)} imports {early - allowed}"
+        allowed = allowed | ALLOWED_LATE.get(room, set())
+        assert late <= allowed, f"{path.relative_to(ROOT)} imports {late - allowed} inside a function"
+
+
+def test_what_a_device_needs_loads_no_tensorflow():
+    names = ["dekr_tf", *(f"dekr_tf.{name}" for name in sorted(FOUNDATION))]
+    for room in LIGHT:
+        paths = [path.relative_to(ROOT).with_suffix("") for path in files_of(room) if path.stem != "__init__"]
+        names += [".".join(path.parts) for path in paths]
+    program = (
+        "import importlib, json, sys\n"
+        "for name in json.loads(sys.argv[1]): importlib.import_module(name)\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(names)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    loaded = set(json.loads(run.stdout))
+    assert {"dekr_tf", "numpy"} <= loaded
+    assert not loaded & {"tensorflow", "keras", "torch", "jax"}

@@ -1,0 +1,128 @@
+import json
+
+import pytest
+import yaml
+
+from dekr_tf.errors import InputError
+from dekr_tf.keypoints import COCO, CROWDPOSE, KeypointSchema, load_schema
+
+HAND = {
+    "name": "hand",
+    "names": ["left_thumb", "right_thumb", "palm"],
+    "flip_pairs": [["left_thumb", "right_thumb"]],
+    "edges": [["palm", "left_thumb"], ["palm", "right_thumb"]],
+    "oks_sigmas": [0.03, 0.03, 0.1],
+    "normalization_edges": [["palm", "left_thumb"]],
+}
+
+
+@pytest.mark.parametrize(("schema", "count", "edges"), [(COCO, 17, 19), (CROWDPOSE, 14, 15)])
+def test_built_in_schemas_pair_left_with_right(schema, count, edges):
+    assert len(schema) == count
+    assert len(schema.edges) == len(set(schema.edges)) == edges
+    sides = {index for index, name in enumerate(schema.names) if name.startswith(("left_", "right_"))}
+    assert {index for pair in schema.flip_pairs for index in pair} == sides
+    for left, right in schema.flip_pairs:
+        assert schema.names[left].replace("left_", "right_") == schema.names[right]
+        assert schema.oks_sigmas[left] == schema.oks_sigmas[right]
+
+
+def test_coco_sigmas_are_those_of_pycocotools():
+    from pycocotools.cocoeval import Params
+
+    assert list(COCO.oks_sigmas) == pytest.approx(Params(iouType="keypoints").kpt_oks_sigmas)
+
+
+def test_crowdpose_sigmas_are_those_of_coco_by_name():
+    shared = [name for name in CROWDPOSE.names if name in COCO.names]
+    assert len(shared) == 12
+    for name in shared:
+        assert CROWDPOSE.oks_sigmas[CROWDPOSE.names.index(name)] == COCO.oks_sigmas[COCO.names.index(name)]
+
+
+def test_flip_indices():
+    assert COCO.flip_indices == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+    for schema in (COCO, CROWDPOSE):
+        assert tuple(schema.flip_indices[index] for index in schema.flip_indices) == tuple(range(len(schema)))
+
+
+@pytest.mark.parametrize("schema", [COCO, CROWDPOSE, KeypointSchema.from_dict(HAND)], ids=lambda schema: schema.name)
+def test_round_trip_through_json(schema):
+    assert KeypointSchema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
+
+
+def test_only_names_are_needed():
+    schema = KeypointSchema.from_dict({"names": ["tip", "end"]})
+    assert schema == KeypointSchema(name="custom", names=("tip", "end"), oks_sigmas=(0.05, 0.05))
+    assert schema.flip_indices == (0, 1)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+def test_load_from_a_file_by_names_or_by_indices(tmp_path, suffix):
+    write = json.dumps if suffix == ".json" else yaml.safe_dump
+    by_name, by_index = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    by_name.write_text(write(HAND))
+    indices = {"flip_pairs": [[0, 1]], "edges": [[2, 0], [2, 1]], "normalization_edges": [[2, 0]]}
+    by_index.write_text(write(HAND | indices))
+    schema = load_schema(str(by_name))
+    assert schema == load_schema(str(by_index)) == load_schema(HAND)
+    assert schema.edges == ((2, 0), (2, 1))
+    assert schema.flip_indices == (1, 0, 2)
+
+
+def test_a_file_gives_its_name_to_a_schema_without(tmp_path):
+    path = tmp_path / "paw.yaml"
+    path.write_text("names: [heel, toe]")
+    assert load_schema(str(path)).name == "paw"
+
+
+def test_load_by_name():
+    assert load_schema("coco") is COCO
+    assert load_schema("crowdpose") is CROWDPOSE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": [], "flip_pairs": [], "edges": [], "normalization_edges": []}, "at least one keypoint"),
+        ({"names": ["left_thumb", "palm", "right_thumb", "palm"]}, r"must be unique. Received: \['left_thumb', 'palm'"),
+        ({"oks_sigmas": [0.1, 0.1]}, r"oks_sigmas must be 3 positive numbers. Received: \[0.1, 0.1\]"),
+        ({"oks_sigmas": [0.1, 0.1, 0]}, "3 positive numbers"),
+        ({"oks_sigmas": ["wide"] * 3}, "skeleton hand: could not convert"),
+        ({"edges": [[0, 3]]}, r"edges must join two different keypoints of 0..2. Received: \[0, 3\]"),
+        ({"edges": [[0, -1]]}, "two different keypoints"),
+        ({"edges": [[1, 1]]}, "two different keypoints"),
+        ({"edges": [[0, 1, 2]]}, "two different keypoints"),
+        ({"edges": 5}, "skeleton hand: 'int' object is not iterable"),
+        ({"normalization_edges": [["palm", "wrist"]]}, "no keypoint has this name. Received: wrist"),
+        ({"flip_pairs": [[0, 1], [1, 2]]}, "one flip pair only"),
+        ({"limbs": []}, "known keys are name, names, .*Received: .*'limbs'"),
+    ],
+)
+def test_each_error_names_the_skeleton_and_what_it_received(change, message):
+    with pytest.raises(InputError, match=message) as error:
+        KeypointSchema.from_dict(HAND | change)
+    assert str(error.value).startswith("skeleton hand: ")
+
+
+def test_names_are_required():
+    with pytest.raises(InputError, match="needs names"):
+        KeypointSchema.from_dict({"edges": []})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.yaml", None, "cannot read .*gone.yaml"),
+        ("broken.yaml", "names: [", "cannot read .*broken.yaml"),
+        ("list.yaml", "- nose", "must hold a mapping. Received: list"),
+        ("skeleton.txt", "names: [nose]", "expected coco, crowdpose, a mapping, or the path"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        load_schema(str(path))
+    assert "\n" not in str(error.value)
