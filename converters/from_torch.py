@@ -1,0 +1,129 @@
+"""Reads the reference's PyTorch checkpoints into Keras models."""
+
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from converters.weight_map import Entry, backbone_entries, dekr_entries, rescoring_entries
+from dekr_tf.config import Config
+from dekr_tf.errors import InputError
+from dekr_tf.models.dekr import build_backbone, build_dekr
+from dekr_tf.models.rescoring import build_rescoring_net, rescoring_features
+
+#: Wrappers that training scripts put around a state_dict.
+WRAPPERS = ("state_dict", "model")
+PREFIX = "module."
+#: What a checkpoint holds beside learned tensors: counters, the constant 3x3 grid, and the classifier of an
+#: ImageNet backbone.
+IGNORED_SUFFIXES = (".num_batches_tracked", ".regular_matrix")
+IGNORED_BACKBONE_PREFIXES = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+
+
+def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
+    """Builds the model that a checkpoint of the reference belongs to, and fills it.
+
+    What it is, is read off its tensors: a DEKR, a rescoring net, or an HRNet backbone trained on ImageNet.
+
+    Args:
+        path: `.pth` file; read as data only, no code in it is run.
+        config: of the architecture that is expected.
+
+    Returns:
+        A model of `build_dekr`, `build_rescoring_net` or `build_backbone`.
+
+    Raises:
+        InputError: the file is no checkpoint, or a tensor is missing, left over, or of another shape.
+    """
+    tensors = read_state_dict(path)
+    num_keypoints = len(config.schema)
+    if "l1.weight" in tensors:
+        model, entries = build_rescoring_net(rescoring_features(config.schema)), rescoring_entries()
+    elif "transition_heatmap.0.weight" in tensors:
+        model, entries = build_dekr(config.model, config.schema), dekr_entries(config.model, num_keypoints)
+    elif "stage4.0.branches.0.0.conv1.weight" in tensors:
+        model, entries = build_backbone(config.model.width), backbone_entries()
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(IGNORED_BACKBONE_PREFIXES)}
+    else:
+        raise InputError(
+            f"{path}: expected the tensors of a DEKR, an HRNet backbone or a rescoring net. "
+            f"Received: {', '.join(list(tensors)[:3]) or 'none'}, ..."
+        )
+    assign_tensors(model, entries, tensors, str(path))
+    return model
+
+
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a `.pth` file by name, out of any wrapper and without `module.` prefixes.
+
+    Raises:
+        InputError: PyTorch is not installed, or the file holds anything but tensors.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError("reading a .pth file needs PyTorch: pip install 'dekr-tf[torch]'") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"no such checkpoint: {path}") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path} is not a PyTorch checkpoint, or it is damaged: {reason}") from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{path}: expected a state_dict of tensors. Received: {type(content).__name__}")
+    return {
+        str(name).removeprefix(PREFIX): value.numpy()
+        for name, value in content.items()
+        if not str(name).endswith(IGNORED_SUFFIXES)
+    }
+
+
+def assign_tensors(model: keras.Model, entries: Iterable[Entry], tensors: dict[str, np.ndarray], source: str) -> None:
+    """Fills every variable of `model`; each tensor is used once and each element of each variable is set once.
+
+    Args:
+        model: to fill; left as it was if anything does not fit.
+        entries: where each tensor goes.
+        tensors: by name in the checkpoint.
+        source: name of the checkpoint, for messages.
+
+    Raises:
+        InputError: tensors are missing, left over, or of another shape; variables would be left as they are.
+    """
+    entries = list(entries)
+    expected = {entry.source for entry in entries}
+    problems = [f"missing {name}" for name in sorted(expected - set(tensors))]
+    problems += [f"unexpected {name}" for name in sorted(set(tensors) - expected)]
+    values = {variable.path: np.full(variable.shape, np.nan, np.float32) for variable in model.variables}
+    for entry in entries:
+        target = values[variable_path(model, entry)]
+        shape = entry.source_shape(target)
+        if entry.source not in tensors:
+            continue
+        received = tensors[entry.source]
+        if received.shape != shape:
+            problems.append(f"{entry.source} has shape {received.shape}, not {shape}")
+            continue
+        if not np.isfinite(received).all():
+            problems.append(f"{entry.source} holds NaN or infinite values")
+            continue
+        entry.assign(target, received)
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
+    unset = [path for path, value in values.items() if np.isnan(value).any()]
+    if unset:
+        raise ValueError(f"the weight map leaves variables unset: {unset}")
+    for variable in model.variables:
+        variable.assign(values[variable.path])
+
+
+def variable_path(model: keras.Model, entry: Entry) -> str:
+    """The path of the variable that an entry names."""
+    return getattr(model.get_layer(entry.layer), entry.variable).path

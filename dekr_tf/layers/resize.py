@@ -1,0 +1,38 @@
+"""Enlarging feature maps."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("dekr_tf")
+class Enlarge(keras.layers.Layer):
+    """Enlarges a map by a whole factor, in float32: float16 interpolation is a known source of NaN in training.
+
+    Args:
+        factor: of both sides.
+        interpolation: `nearest`, or `bilinear` with half-pixel centers.
+
+    Input (B, H, W, C), output (B, factor H, factor W, C).
+    """
+
+    def __init__(self, factor, interpolation, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+        self.interpolation = interpolation
+
+    def call(self, inputs):
+        _, height, width, _ = ops.shape(inputs)
+        outputs = ops.image.resize(
+            ops.cast(inputs, "float32"),
+            (height * self.factor, width * self.factor),
+            interpolation=self.interpolation,
+            data_format="channels_last",
+        )
+        return ops.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return (batch, *(side if side is None else side * self.factor for side in (height, width)), channels)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor, "interpolation": self.interpolation}

@@ -1,0 +1,132 @@
+"""DEKR: heatmap head and offset head on HRNet (paper section 3)."""
+
+import keras
+from keras import layers, ops
+
+from dekr_tf.config import ModelConfig, OffsetHeadConfig
+from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
+from dekr_tf.layers.branch_conv import BranchConv2D
+from dekr_tf.layers.resize import Enlarge
+from dekr_tf.models.hrnet import basic_unit, batch_norm, conv_bn, hrnet
+
+CHANNELS_PER_KEYPOINT = 15
+OUTPUT_STRIDE = 4
+INPUT_MULTIPLE = 32
+
+
+def branch_groups(config: OffsetHeadConfig, schema: KeypointSchema) -> list[list[int]]:
+    """The keypoint indices that each branch of the offset head regresses, in the order of the branches."""
+    if config.branches == "separate":
+        return [[index] for index in range(len(schema))]
+    if config.branches == "single":
+        return [list(range(len(schema)))]
+    # Branches of one size are computed together, so they stand together.
+    groups = [[schema.names.index(name) for name in group] for group in config.branches]
+    return sorted(groups, key=len)
+
+
+def build_dekr(config: ModelConfig, schema: KeypointSchema) -> keras.Model:
+    """Builds the network, with any input size that is a multiple of 32.
+
+    Args:
+        config: width and the offset head's family.
+        schema: the skeleton of K keypoints.
+
+    Returns:
+        A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 maps at stride 4:
+        `heatmap` (B, H / 4, W / 4, K + 1), keypoint scores around 0..1 with the center last, and `offset`
+        (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels.
+    """
+    image = keras.Input((None, None, 3), name="image")
+    branches = hrnet(image, config.width)
+    features = layers.Concatenate(name="features")(
+        [branches[0]]
+        + [Enlarge(2**index, "bilinear", name=f"features_{index}")(x) for index, x in enumerate(branches) if index]
+    )
+    heatmap = _heatmap_head(features, config.width, len(schema))
+    offset = _offset_head(features, config.offset_head, schema)
+    return keras.Model(image, {"heatmap": heatmap, "offset": offset}, name="dekr")
+
+
+def build_backbone(width: int) -> keras.Model:
+    """HRNet alone, from `image` (B, H, W, 3) to its four branches; its layers are named as in `build_dekr`."""
+    image = keras.Input((None, None, 3), name="image")
+    return keras.Model(image, hrnet(image, width), name="hrnet")
+
+
+def _heatmap_head(features, channels, num_keypoints):
+    x = conv_bn(features, channels, "heatmap_transition")
+    x = basic_unit(x, channels, "heatmap_u0")
+    # The loss and the decoder want float32 also where the network computes in float16.
+    return layers.Conv2D(num_keypoints + 1, 1, dtype="float32", name="heatmap")(x)
+
+
+def _offset_head(features, config, schema):
+    groups = branch_groups(config, schema)
+    channels = config.channels or CHANNELS_PER_KEYPOINT * len(schema)
+    x = conv_bn(features, channels, "offset_transition")
+    by_size = {}
+    for group in groups:
+        by_size.setdefault(len(group), []).append(group)
+    outputs = []
+    start = 0
+    for size, members in by_size.items():
+        count = channels * size * len(members) // len(schema)
+        y = x
+        if len(by_size) > 1:
+            y = SliceChannels(start, count, name=f"offset_g{size}_slice")(x)
+        for block in range(config.blocks):
+            y = _offset_block(y, config, len(members), f"offset_g{size}_block{block}")
+        outputs.append(
+            BranchConv2D(len(members), 2 * size, use_bias=True, dtype="float32", name=f"offset_g{size}_final")(y)
+        )
+        start += count
+    y = layers.Concatenate(name="offset_branches")(outputs) if len(outputs) > 1 else outputs[0]
+    order = [index for group in groups for index in group]
+    if order != sorted(order):
+        y = OrderKeypoints(order, dtype="float32", name="offset_order")(y)
+    return y
+
+
+def _offset_block(x, config, branches, name):
+    """A 3x3 convolution, adaptive or plain, with batch normalisation, identity shortcut and ReLU."""
+    filters = x.shape[-1] // branches
+    if config.block == "adaptive":
+        y = AdaptiveConv2D(branches, filters, name=f"{name}_conv")(x)
+    else:
+        y = BranchConv2D(branches, filters, 3, config.dilation, name=f"{name}_conv")(x)
+    y = batch_norm(y, f"{name}_bn")
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
+
+
+@keras.saving.register_keras_serializable("dekr_tf")
+class SliceChannels(layers.Layer):
+    """The channels [start, start + count) of (B, H, W, C)."""
+
+    def __init__(self, start, count, **kwargs):
+        super().__init__(**kwargs)
+        self.start = start
+        self.count = count
+
+    def call(self, inputs):
+        return inputs[..., self.start : self.start + self.count]
+
+    def get_config(self):
+        return {**super().get_config(), "start": self.start, "count": self.count}
+
+
+@keras.saving.register_keras_serializable("dekr_tf")
+class OrderKeypoints(layers.Layer):
+    """Brings offsets (B, H, W, 2 K), whose i-th pair belongs to keypoint `order[i]`, into keypoint order."""
+
+    def __init__(self, order, **kwargs):
+        super().__init__(**kwargs)
+        self.order = order
+
+    def call(self, inputs):
+        positions = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return ops.take(inputs, [2 * position + axis for position in positions for axis in (0, 1)], axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "order": self.order}

@@ -1,0 +1,124 @@
+"""HRNet: a backbone that keeps a high resolution from end to end (Sun et al., CVPR 2019).
+
+Layer names follow the structure, since checkpoints are matched by them: `stage3_m0_b1_u2_1_conv` is the first
+convolution of the third unit of branch 1 in module 0 of stage 3; `stage3_m0_f0_2` is what carries branch 2 to branch 0
+in that module's fusion.
+"""
+
+from keras import layers
+
+from dekr_tf.layers.resize import Enlarge
+
+BN_EPSILON = 1e-5
+# Keras counts what is kept; the reference's PyTorch momentum of 0.1 counts what is replaced.
+BN_MOMENTUM = 0.9
+
+STEM_CHANNELS = 64
+BOTTLENECK_EXPANSION = 4
+BOTTLENECKS = 4
+UNITS = 4
+#: Modules of stages 2, 3 and 4; stage n has n branches.
+MODULES = {2: 1, 3: 4, 4: 3}
+
+
+def batch_norm(x, name: str):
+    """Batch normalisation with the reference's constants."""
+    return layers.BatchNormalization(epsilon=BN_EPSILON, momentum=BN_MOMENTUM, name=name)(x)
+
+
+def conv_bn(x, filters: int, name: str, *, kernel_size: int = 1, strides: int = 1, relu: bool = True):
+    """Convolution without bias, batch normalisation and, if wanted, ReLU; zero padding.
+
+    Strided convolutions are padded by one pixel on every side before a convolution without padding: Keras' own "same"
+    would pad only behind an even-sized map, and so sample other pixels than PyTorch.
+    """
+    padding = "same"
+    if strides > 1:
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    x = layers.Conv2D(
+        filters, kernel_size, strides, padding, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+    )(x)
+    x = batch_norm(x, f"{name}_bn")
+    return layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def basic_unit(x, filters: int, name: str):
+    """Two 3x3 convolutions and an identity shortcut."""
+    y = conv_bn(x, filters, f"{name}_1", kernel_size=3)
+    y = conv_bn(y, filters, f"{name}_2", kernel_size=3, relu=False)
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
+
+
+def bottleneck_unit(x, filters: int, name: str):
+    """1x1, 3x3 and 1x1 convolutions; the shortcut is projected where the channels differ."""
+    out = filters * BOTTLENECK_EXPANSION
+    y = conv_bn(x, filters, f"{name}_1")
+    y = conv_bn(y, filters, f"{name}_2", kernel_size=3)
+    y = conv_bn(y, out, f"{name}_3", relu=False)
+    if x.shape[-1] != out:
+        x = conv_bn(x, out, f"{name}_shortcut", relu=False)
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
+
+
+def hrnet(image, width: int):
+    """Builds the backbone on a symbolic image.
+
+    Args:
+        image: (B, H, W, 3), H and W multiples of 32.
+        width: w; the branches have w, 2w, 4w and 8w channels.
+
+    Returns:
+        The four branches at strides 4, 8, 16 and 32, (B, H / stride, W / stride, channels).
+    """
+    x = conv_bn(image, STEM_CHANNELS, "stem_1", kernel_size=3, strides=2)
+    x = conv_bn(x, STEM_CHANNELS, "stem_2", kernel_size=3, strides=2)
+    for unit in range(BOTTLENECKS):
+        x = bottleneck_unit(x, STEM_CHANNELS, f"stage1_u{unit}")
+    branches = [x]
+    for stage, modules in MODULES.items():
+        branches = _transition(branches, [width * 2**branch for branch in range(stage)], f"stage{stage}_t")
+        for module in range(modules):
+            name = f"stage{stage}_m{module}"
+            for index in range(stage):
+                for unit in range(UNITS):
+                    branches[index] = basic_unit(branches[index], width * 2**index, f"{name}_b{index}_u{unit}")
+            branches = [_fuse(branches, target, name) for target in range(stage)]
+    return branches
+
+
+def _transition(branches, channels, name):
+    """The input of each branch of the next stage: as it is, with other channels, or a new branch at half resolution."""
+    outputs = []
+    for index, filters in enumerate(channels):
+        if index == len(branches):
+            outputs.append(conv_bn(branches[-1], filters, f"{name}{index}", kernel_size=3, strides=2))
+        elif branches[index].shape[-1] != filters:
+            outputs.append(conv_bn(branches[index], filters, f"{name}{index}", kernel_size=3))
+        else:
+            outputs.append(branches[index])
+    return outputs
+
+
+def _fuse(branches, target, name):
+    """The sum of all branches at the resolution and with the channels of branch `target`."""
+    filters = branches[target].shape[-1]
+    terms = []
+    for source, branch in enumerate(branches):
+        path = f"{name}_f{target}_{source}"
+        term = branch
+        if source > target:
+            term = conv_bn(term, filters, path, relu=False)
+            term = Enlarge(2 ** (source - target), "nearest", name=f"{path}_enlarge")(term)
+        for step in range(target - source):
+            last = step == target - source - 1
+            term = conv_bn(
+                term,
+                filters if last else branch.shape[-1],
+                f"{path}_s{step}",
+                kernel_size=3,
+                strides=2,
+                relu=not last,
+            )
+        terms.append(term)
+    return layers.ReLU(name=f"{name}_f{target}_relu")(layers.Add(name=f"{name}_f{target}_add")(terms))
