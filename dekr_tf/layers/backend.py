@@ -1,4 +1,4 @@
-"""The operations that differ between Keras backends: row gather, row scatter-add, and compiling a function.
+"""The operations that differ between Keras backends: row gather and scatter-add, resizing, compiling a function.
 
 Everything else in layers and models is `keras.ops`.
 """
@@ -18,6 +18,11 @@ if keras.backend.backend() == "tensorflow":
         """Adds updates (M, C) to rows (N, C) at indices (M,) int32, all legal -> (N, C)."""
         return tf.tensor_scatter_nd_add(rows, indices[:, None], updates)
 
+    def resize(images, size, interpolation):
+        """Resizes (B, H, W, C) to `size` (height, width), half-pixel centers."""
+        # `keras.ops.image.resize` compares the size with numbers, which fails while the size is not known yet.
+        return tf.image.resize(images, size, interpolation)
+
     def compiled(function):
         """`function` compiled with XLA, whatever the graph around it does.
 
@@ -34,6 +39,10 @@ else:
     def scatter_add_rows(rows, indices, updates):
         """Adds updates (M, C) to rows (N, C) at indices (M,) int32, all legal -> (N, C)."""
         return rows + ops.segment_sum(updates, indices, num_segments=rows.shape[0])
+
+    def resize(images, size, interpolation):
+        """Resizes (B, H, W, C) to `size` (height, width), half-pixel centers."""
+        return ops.image.resize(images, size, interpolation=interpolation, data_format="channels_last")
 
     def compiled(function):
         """`function` itself: the other backends compile the step around it."""

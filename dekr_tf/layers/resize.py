@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from dekr_tf.layers.backend import resize
+
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class Enlarge(keras.layers.Layer):
@@ -22,12 +24,8 @@ class Enlarge(keras.layers.Layer):
 
     def call(self, inputs):
         _, height, width, _ = ops.shape(inputs)
-        outputs = ops.image.resize(
-            ops.cast(inputs, "float32"),
-            (height * self.factor, width * self.factor),
-            interpolation=self.interpolation,
-            data_format="channels_last",
-        )
+        size = (height * self.factor, width * self.factor)
+        outputs = resize(ops.cast(inputs, "float32"), size, self.interpolation)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
