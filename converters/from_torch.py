@@ -44,7 +44,7 @@ def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
     elif "transition_heatmap.0.weight" in tensors:
         model, entries = build_dekr(config.model, config.schema), dekr_entries(config.model, num_keypoints)
     elif "stage4.0.branches.0.0.conv1.weight" in tensors:
-        model, entries = build_backbone(config.model.width), backbone_entries()
+        model, entries = build_backbone(config.model), backbone_entries(config.model)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(IGNORED_BACKBONE_PREFIXES)}
     else:
         raise InputError(

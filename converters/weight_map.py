@@ -11,7 +11,7 @@ import numpy as np
 from dekr_tf.config import ModelConfig
 from dekr_tf.errors import InputError
 from dekr_tf.models.dekr import CHANNELS_PER_KEYPOINT
-from dekr_tf.models.hrnet import BOTTLENECKS, MODULES, UNITS
+from dekr_tf.models.hrnet import BOTTLENECKS, STAGES
 
 #: (kernel y, kernel x, in, out) from (out, in, kernel y, kernel x).
 CONV_AXES = (2, 3, 1, 0)
@@ -76,18 +76,18 @@ def _conv_bn(conv: str, bn: str, layer: str) -> Iterator[Entry]:
     yield from _batch_norm(bn, f"{layer}_bn")
 
 
-def backbone_entries() -> Iterator[Entry]:
-    """The tensors of HRNet, of any width."""
+def backbone_entries(config: ModelConfig) -> Iterator[Entry]:
+    """The tensors of HRNet."""
     for index in (1, 2):
         yield from _conv_bn(f"conv{index}", f"bn{index}", f"stem_{index}")
     for unit in range(BOTTLENECKS):
         for index in (1, 2, 3):
             yield from _conv_bn(f"layer1.{unit}.conv{index}", f"layer1.{unit}.bn{index}", f"stage1_u{unit}_{index}")
     yield from _conv_bn("layer1.0.downsample.0", "layer1.0.downsample.1", "stage1_u0_shortcut")
-    for stage, modules in MODULES.items():
+    for stage, modules in zip(STAGES, config.modules, strict=True):
         yield from _transition_entries(stage)
         for module in range(modules):
-            yield from _module_entries(stage, module)
+            yield from _module_entries(stage, module, config.units)
 
 
 def _transition_entries(stage):
@@ -98,10 +98,10 @@ def _transition_entries(stage):
     yield from _conv_bn(f"{source}.{new}.0.0", f"{source}.{new}.0.1", f"stage{stage}_t{new}")
 
 
-def _module_entries(stage, module):
+def _module_entries(stage, module, units):
     source, layer = f"stage{stage}.{module}", f"stage{stage}_m{module}"
     for branch in range(stage):
-        for unit in range(UNITS):
+        for unit in range(units):
             path = f"{source}.branches.{branch}.{unit}"
             for index in (1, 2):
                 yield from _conv_bn(f"{path}.conv{index}", f"{path}.bn{index}", f"{layer}_b{branch}_u{unit}_{index}")
@@ -126,7 +126,7 @@ def dekr_entries(config: ModelConfig, num_keypoints: int) -> Iterator[Entry]:
             "the reference's checkpoints have an adaptive offset head with a branch per keypoint. "
             f"Received: model.offset_head block={head.block}, branches={head.branches}"
         )
-    yield from backbone_entries()
+    yield from backbone_entries(config)
     yield from _conv_bn("transition_heatmap.0", "transition_heatmap.1", "heatmap_transition")
     for index in (1, 2):
         yield from _conv_bn(f"head_heatmap.0.0.conv{index}", f"head_heatmap.0.0.bn{index}", f"heatmap_u0_{index}")

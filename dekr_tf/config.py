@@ -40,6 +40,9 @@ class ModelConfig(Settings):
 
     #: HRNet width w; the four resolutions have w, 2w, 4w and 8w channels.
     width: PositiveInt = 32
+    #: Modules in stages 2, 3 and 4, and residual units of a branch in each; fewer make a smaller network.
+    modules: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 4, 3)
+    units: PositiveInt = 4
     offset_head: OffsetHeadConfig = OffsetHeadConfig()
 
 

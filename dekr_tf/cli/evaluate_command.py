@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scored.add_argument("--results", type=Path, metavar="FILE", help="COCO results file to score")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, where the model has no sidecar")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
     parser.add_argument("--flip", action="store_true", help="also look at the mirrored image and average")
     parser.add_argument("--results-output", type=Path, metavar="FILE", help="write the poses as a COCO results file")

@@ -26,20 +26,23 @@ def branch_groups(config: OffsetHeadConfig, schema: KeypointSchema) -> list[list
     return sorted(groups, key=len)
 
 
-def build_dekr(config: ModelConfig, schema: KeypointSchema) -> keras.Model:
-    """Builds the network, with any input size that is a multiple of 32.
+def build_dekr(
+    config: ModelConfig, schema: KeypointSchema, image_size: tuple[int | None, int | None] = (None, None)
+) -> keras.Model:
+    """Builds the network.
 
     Args:
-        config: width and the offset head's family.
+        config: the backbone's size and the offset head's family.
         schema: the skeleton of K keypoints.
+        image_size: (height, width) of the input, multiples of 32; by default any.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 maps at stride 4:
         `heatmap` (B, H / 4, W / 4, K + 1), keypoint scores around 0..1 with the center last, and `offset`
         (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels.
     """
-    image = keras.Input((None, None, 3), name="image")
-    branches = hrnet(image, config.width)
+    image = keras.Input((*image_size, 3), name="image")
+    branches = hrnet(image, config)
     features = layers.Concatenate(name="features")(
         [branches[0]]
         + [Enlarge(2**index, "bilinear", name=f"features_{index}")(x) for index, x in enumerate(branches) if index]
@@ -49,10 +52,10 @@ def build_dekr(config: ModelConfig, schema: KeypointSchema) -> keras.Model:
     return keras.Model(image, {"heatmap": heatmap, "offset": offset}, name="dekr")
 
 
-def build_backbone(width: int) -> keras.Model:
+def build_backbone(config: ModelConfig) -> keras.Model:
     """HRNet alone, from `image` (B, H, W, 3) to its four branches; its layers are named as in `build_dekr`."""
     image = keras.Input((None, None, 3), name="image")
-    return keras.Model(image, hrnet(image, width), name="hrnet")
+    return keras.Model(image, hrnet(image, config), name="hrnet")
 
 
 def _heatmap_head(features, channels, num_keypoints):

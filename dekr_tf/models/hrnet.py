@@ -7,6 +7,7 @@ in that module's fusion.
 
 from keras import layers
 
+from dekr_tf.config import ModelConfig
 from dekr_tf.layers.resize import Enlarge
 
 BN_EPSILON = 1e-5
@@ -16,9 +17,8 @@ BN_MOMENTUM = 0.9
 STEM_CHANNELS = 64
 BOTTLENECK_EXPANSION = 4
 BOTTLENECKS = 4
-UNITS = 4
-#: Modules of stages 2, 3 and 4; stage n has n branches.
-MODULES = {2: 1, 3: 4, 4: 3}
+#: Stages 2, 3 and 4 have as many branches.
+STAGES = (2, 3, 4)
 
 
 def batch_norm(x, name: str):
@@ -61,12 +61,12 @@ def bottleneck_unit(x, filters: int, name: str):
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
 
 
-def hrnet(image, width: int):
+def hrnet(image, config: ModelConfig):
     """Builds the backbone on a symbolic image.
 
     Args:
         image: (B, H, W, 3), H and W multiples of 32.
-        width: w; the branches have w, 2w, 4w and 8w channels.
+        config: width w (the branches have w, 2w, 4w and 8w channels), modules and units.
 
     Returns:
         The four branches at strides 4, 8, 16 and 32, (B, H / stride, W / stride, channels).
@@ -76,13 +76,13 @@ def hrnet(image, width: int):
     for unit in range(BOTTLENECKS):
         x = bottleneck_unit(x, STEM_CHANNELS, f"stage1_u{unit}")
     branches = [x]
-    for stage, modules in MODULES.items():
-        branches = _transition(branches, [width * 2**branch for branch in range(stage)], f"stage{stage}_t")
+    for stage, modules in zip(STAGES, config.modules, strict=True):
+        branches = _transition(branches, [config.width * 2**branch for branch in range(stage)], f"stage{stage}_t")
         for module in range(modules):
             name = f"stage{stage}_m{module}"
             for index in range(stage):
-                for unit in range(UNITS):
-                    branches[index] = basic_unit(branches[index], width * 2**index, f"{name}_b{index}_u{unit}")
+                for unit in range(config.units):
+                    branches[index] = basic_unit(branches[index], config.width * 2**index, f"{name}_b{index}_u{unit}")
             branches = [_fuse(branches, target, name) for target in range(stage)]
     return branches
 

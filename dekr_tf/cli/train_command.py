@@ -1,0 +1,25 @@
+"""Train a model on annotations in COCO keypoint format.
+
+Writes OUTPUT/last.keras with its sidecar after every epoch, OUTPUT/log.csv and OUTPUT/config.yaml.
+Example: dekr train --config configs/synthetic_small.yaml --output runs/first training.epochs=5
+"""
+
+import argparse
+from pathlib import Path
+
+from dekr_tf.config import load_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `dekr train`."""
+    parser.add_argument("--config", required=True, help="YAML file of the experiment")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the model and its log")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, e.g. training.epochs=5")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs `dekr train`."""
+    config = load_config(arguments.config, arguments.overrides)
+    from dekr_tf.training.trainer import train
+
+    train(config, arguments.output)

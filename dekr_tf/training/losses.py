@@ -1,0 +1,39 @@
+"""The two losses of DEKR (paper section 3.3; lib/core/loss.py of the reference)."""
+
+from keras import ops
+
+#: Where the smooth L1 loss turns from a parabola into a line, in map pixels.
+SMOOTH_L1_BETA = 1.0 / 9.0
+
+
+def heatmap_loss(predicted, target, weight):
+    """Weighted squared error, the mean over every value of the batch.
+
+    Args:
+        predicted: (B, h, w, K + 1) heatmaps.
+        target: likewise.
+        weight: likewise; 0 where the image is not labelled.
+
+    Returns:
+        A scalar.
+    """
+    return ops.mean(ops.square(predicted - target) * weight)
+
+
+def offset_loss(predicted, target, weight):
+    """Weighted smooth L1 distance, summed and divided by the number of values with a weight, at least 1.
+
+    Args:
+        predicted: (B, h, w, 2 K) offset maps, grid minus keypoint in map pixels.
+        target: likewise.
+        weight: likewise; 0 where no offset is asked for.
+
+    Returns:
+        A scalar.
+    """
+    distance = ops.abs(predicted - target)
+    parabola = 0.5 / SMOOTH_L1_BETA * ops.square(distance)
+    line = distance - 0.5 * SMOOTH_L1_BETA
+    total = ops.sum(ops.where(distance < SMOOTH_L1_BETA, parabola, line) * weight)
+    positives = ops.sum(ops.cast(weight > 0, weight.dtype))
+    return total / ops.maximum(positives, 1)
