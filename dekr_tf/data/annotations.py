@@ -209,7 +209,7 @@ def _region(annotation, where: str, box, size: tuple[int, int]) -> dict[str, Any
     right, bottom = np.clip(box[:2] + box[2:], 0, size[::-1])
     if right <= left or bottom <= top:
         return None
-    return rle.frPyObjects([[left, top, right - left, bottom - top]], *size)[0]
+    return rle.frPyObjects(np.array([[left, top, right - left, bottom - top]], np.float64), *size)[0]
 
 
 def _run_lengths(segmentation, where: str, size: tuple[int, int]) -> dict[str, Any]:

@@ -105,11 +105,11 @@ def _difference_maps(x):
         Four arrays (G B (H + 3) (W + 3), C).
     """
     padded = ops.pad(x, ((0, 0), (0, 0), (1, 3), (1, 3), (0, 0)))
-    value = padded[:, :, :-1, :-1]
-    right = padded[:, :, :-1, 1:] - value
-    down = padded[:, :, 1:, :-1] - value
-    cross = padded[:, :, 1:, 1:] - padded[:, :, 1:, :-1] - right
-    return [ops.reshape(each, (-1, x.shape[-1])) for each in (value, right, down, cross)]
+    right = padded[:, :, :, 1:] - padded[:, :, :, :-1]
+    down = padded[:, :, 1:, :-1] - padded[:, :, :-1, :-1]
+    cross = right[:, :, 1:] - right[:, :, :-1]
+    maps = padded[:, :, :-1, :-1], right[:, :, :-1], down, cross
+    return [ops.reshape(each, (-1, x.shape[-1])) for each in maps]
 
 
 def _taps(offsets):

@@ -1,0 +1,166 @@
+"""The training pipeline: shapes, order, reproducibility, and errors of single samples."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dekr_tf.config import Config, parse_settings
+from dekr_tf.data.annotations import ImageRecord, read_annotations
+from dekr_tf.data.pipeline import TARGETS, SampleEncoder, input_errors, train_dataset
+from dekr_tf.data.synthetic import write_dataset
+from dekr_tf.errors import InputError
+from dekr_tf.images import read_image
+from dekr_tf.keypoints import COCO
+
+MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+PLAIN = {"rotation": 0, "scale": (1, 1), "translation": 0, "flip": 0}
+
+
+def make_config(batch_size=2, augmentation=None, **targets):
+    values = {
+        "input_size": 64,
+        "training": {"batch_size": batch_size, "seed": 4},
+        "data": {"augmentation": augmentation or {}},
+        "targets": {"min_center_area": 0, **targets},
+    }
+    return parse_settings(Config, values, "test")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """(records, folder) of five drawn images."""
+    folder = tmp_path_factory.mktemp("people")
+    write_dataset(folder, train=5, val=0, size=(80, 96), seed=0)
+    return read_annotations(folder / "train.json", COCO), folder / "train" / "images"
+
+
+def epoch(dataset):
+    """The batches of one iteration as NumPy arrays: image, then the targets in order."""
+    with input_errors():
+        return [[image.numpy(), *(targets[name].numpy() for name in TARGETS)] for image, targets in dataset]
+
+
+def assert_same(first, second):
+    for one, other in zip(first, second, strict=True):
+        for each, its_twin in zip(one, other, strict=True):
+            np.testing.assert_array_equal(each, its_twin)
+
+
+def test_shapes_and_number_of_batches(people):
+    dataset = train_dataset(*people, COCO, make_config())
+    image, targets = dataset.element_spec
+    assert image == tf.TensorSpec((2, 64, 64, 3), tf.float32)
+    assert {name: spec.shape.as_list() for name, spec in targets.items()} == {
+        "heatmap": [2, 16, 16, 18],
+        "heatmap_weight": [2, 16, 16, 18],
+        "offset": [2, 16, 16, 34],
+        "offset_weight": [2, 16, 16, 34],
+    }
+    assert dataset.cardinality() == 2
+    batches = epoch(dataset)
+    assert len(batches) == 2
+    assert batches[0][1].max() > 0.5
+    assert batches[0][4].max() > 0
+
+
+def test_a_sample_without_augmentation_is_what_its_parts_give(people):
+    records, folder = people
+    config = make_config(batch_size=1, augmentation=PLAIN)
+    ((image, *targets),) = epoch(train_dataset(records[:1], folder, COCO, config))
+    photo = read_image(folder / records[0].file_name, exif_orientation=False)
+    raw, expected = SampleEncoder(COCO, config, 4)(photo, records[0], np.random.default_rng(0))
+    np.testing.assert_allclose(image[0], (raw / 255 - MEAN) / STD, atol=1e-5)
+    for name, target in zip(TARGETS, targets, strict=True):
+        np.testing.assert_array_equal(target[0], expected[name])
+
+
+def test_maps_show_people_where_the_crop_does():
+    """One keypoint by hand: a photo of 128 pixels to an input of 64 and a map of 16 cells, so an eighth."""
+    keypoints = np.zeros((1, 17, 3), np.float32)
+    keypoints[0, 0], keypoints[0, 1] = (40, 64, 2), (56, 96, 1)
+    record = ImageRecord(1, "x", (128, 128), keypoints, np.array([900.0], np.float32))
+    config = make_config(augmentation=PLAIN, person_size="paper")
+    _, targets = SampleEncoder(COCO, config, 4)(np.zeros((128, 128, 3), np.uint8), record, np.random.default_rng(0))
+    assert np.unravel_index(targets["heatmap"][:, :, 0].argmax(), (16, 16)) == (8, 5)
+    assert np.unravel_index(targets["heatmap"][:, :, 1].argmax(), (16, 16)) == (12, 7)
+    assert np.unravel_index(targets["heatmap"][:, :, 17].argmax(), (16, 16)) == (10, 6)
+    np.testing.assert_allclose(targets["offset"][10, 6, :4], (1, 2, -1, -2))
+    diagonal = np.hypot(16, 32) / 8
+    np.testing.assert_allclose(targets["offset_weight"][10, 6, :4], 1 / diagonal, rtol=1e-6)
+    # Below `min_center_area` there is no center, and so no offset; the keypoints stay.
+    config = make_config(augmentation=PLAIN, min_center_area=1024)
+    _, targets = SampleEncoder(COCO, config, 4)(np.zeros((128, 128, 3), np.uint8), record, np.random.default_rng(0))
+    assert not targets["heatmap"][:, :, 17].any() and not targets["offset_weight"].any()
+    assert targets["heatmap"][:, :, 0].max() == 1
+
+
+def test_the_same_seed_gives_the_same_epochs_and_each_epoch_is_new(people):
+    first, second = (train_dataset(*people, COCO, make_config()) for _ in range(2))
+    epochs = [epoch(first), epoch(first)]
+    assert_same(epochs[0], epoch(second))
+    assert_same(epochs[1], epoch(second))
+    assert not np.array_equal(epochs[0][0][0], epochs[1][0][0])
+    # A run that goes on at epoch 1 sees what it would have seen.
+    assert_same(epochs[1], epoch(train_dataset(*people, COCO, make_config(), first_epoch=1)))
+
+
+def test_every_image_comes_once_an_epoch_in_changing_order(people):
+    records, folder = people
+    plain = make_config(batch_size=1, augmentation=PLAIN)
+    dataset = train_dataset(records, folder, COCO, plain)
+    inputs = {}
+    for index, record in enumerate(records):
+        photo = read_image(folder / record.file_name, exif_orientation=False)
+        raw, _ = SampleEncoder(COCO, plain, 4)(photo, record, np.random.default_rng(0))
+        inputs[((raw / 255 - MEAN) / STD).sum().round(2)] = index
+    orders = []
+    for _ in range(3):
+        sums = [batch[0].astype(np.float64).sum() for batch in epoch(dataset)]
+        orders.append([min(inputs.items(), key=lambda item, total=total: abs(item[0] - total))[1] for total in sums])
+        assert sorted(orders[-1]) == [0, 1, 2, 3, 4]
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_images_without_people_and_ignored_regions(people):
+    records, folder = people
+    empty = ImageRecord(9, records[0].file_name, records[0].size, np.zeros((0, 17, 3)), np.zeros(0))
+    ((_, heatmap, weight, _, offset_weight),) = epoch(
+        train_dataset([empty], folder, COCO, make_config(batch_size=1, augmentation=PLAIN))
+    )
+    assert not heatmap.any() and not offset_weight.any()
+    np.testing.assert_allclose(weight, 0.1)
+
+
+def test_a_batch_as_large_as_the_data_set(people):
+    assert len(epoch(train_dataset(*people, COCO, make_config(batch_size=5)))) == 1
+    with pytest.raises(InputError, match=r"number of training images, 5\. Received: 6"):
+        train_dataset(*people, COCO, make_config(batch_size=6))
+
+
+def test_missing_images_are_said_before_training(people, tmp_path):
+    with pytest.raises(InputError, match="5 of 5 annotated images are missing"):
+        train_dataset(people[0], tmp_path, COCO, make_config())
+
+
+@pytest.mark.parametrize(
+    ("size", "content", "message"),
+    [
+        ((96, 80), None, r"000001\.jpg: expected 96x80 pixels .* as annotated\. Received: 80x96$"),
+        ((80, 96), b"no image", r"broken\.jpg"),
+    ],
+)
+def test_a_bad_image_is_an_input_error_while_training(people, tmp_path, size, content, message):
+    records, folder = people
+    name = records[0].file_name
+    if content:
+        folder, name = tmp_path, "broken.jpg"
+        (folder / name).write_bytes(content)
+    record = ImageRecord(1, name, size, np.zeros((0, 17, 3)), np.zeros(0))
+    dataset = train_dataset([record], folder, COCO, make_config(batch_size=1))
+    with pytest.raises(InputError, match=message):
+        epoch(dataset)
+
+
+def test_other_errors_pass_through():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shape"), input_errors():
+        raise tf.errors.InvalidArgumentError(None, None, "wrong shape")

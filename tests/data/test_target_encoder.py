@@ -1,0 +1,204 @@
+"""The target encoder against the reference's maps, and what must hold for any people."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dekr_tf.config import TargetConfig
+from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
+from dekr_tf.keypoints import CROWDPOSE
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+MAPS = ("heatmap", "heatmap_weight", "offset", "offset_weight")
+PLAIN = TargetConfig(person_size="paper")
+
+
+def draw_people(seed, count, num_keypoints, low=0.0, high=64.0):
+    """(count, K + 1, 3) people whose labelled keypoints lie in the given range, each with a center."""
+    generator = np.random.default_rng(seed)
+    keypoints = np.zeros((count, num_keypoints, 3))
+    keypoints[..., :2] = generator.uniform(low, high, (count, num_keypoints, 2))
+    keypoints[..., 2] = generator.integers(0, 3, (count, num_keypoints))
+    keypoints[:, 0, 2] = 2
+    centers = person_centers(keypoints, np.full(count, 1e4), 0)
+    return np.concatenate([keypoints, centers[:, None]], axis=1)
+
+
+# In the reference, center_sigma has no effect on skeletons of fewer than 17 keypoints: CrowdPose's center has sigma 2.
+@pytest.mark.parametrize(("name", "center_sigma"), [("coco", 4.0), ("crowdpose", 2.0)])
+def test_equals_the_reference(name, center_sigma):
+    golden = np.load(GOLDENS / f"targets_{name}.npz")
+    config = TargetConfig(
+        heatmap_sigma=float(golden["sigma"]),
+        center_sigma=center_sigma,
+        background_weight=float(golden["bg_weight"]),
+        offset_radius=int(golden["radius"]),
+    )
+    keypoints = golden["keypoints"]
+    targets = TargetEncoder(keypoints.shape[1] - 1, config)(keypoints, golden["area"], (128, 128))
+    for key in MAPS:
+        assert targets[key].dtype == np.float32
+        np.testing.assert_allclose(targets[key], golden[key].transpose(1, 2, 0), rtol=0, atol=1e-6, err_msg=key)
+
+
+def test_plain_overlaps_equal_the_reference_but_where_rounding_decided_there():
+    golden = np.load(GOLDENS / "targets_crowdpose.npz")
+    targets = TargetEncoder(14, TargetConfig(center_sigma=2, person_size="paper"))(
+        golden["keypoints"], golden["area"], (128, 128)
+    )
+    differs = np.abs(targets["offset"] - golden["offset"].transpose(1, 2, 0)).max(axis=-1) > 1e-6
+    assert np.argwhere(differs).tolist() == [[90, 41], [90, 42]]
+    # The smaller person wins wherever it has labels.
+    smaller = golden["keypoints"][5]
+    labelled = np.flatnonzero(smaller[:14, 2])
+    np.testing.assert_allclose(
+        targets["offset"][90, 41].reshape(14, 2)[labelled], (41, 90) - smaller[labelled, :2], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("num_keypoints", [1, 3, 17, 21])
+def test_decoding_gives_the_keypoints_back(num_keypoints):
+    person = draw_people(num_keypoints, 1, num_keypoints, 8, 56)
+    targets = TargetEncoder(num_keypoints, PLAIN)(person, np.array([400.0]), (64, 64))
+    assert targets["heatmap"].shape == (64, 64, num_keypoints + 1)
+    assert targets["offset"].shape == (64, 64, 2 * num_keypoints)
+    labelled = person[0, :, 2] > 0
+    peaks = targets["heatmap"].reshape(-1, num_keypoints + 1).argmax(axis=0)
+    peaks = np.stack([peaks % 64, peaks // 64], axis=1)
+    assert np.abs(peaks - person[0, :, :2])[labelled].max() <= 0.5
+    column, row = person[0, -1, :2].astype(int)
+    decoded = (column, row) - targets["offset"][row, column].reshape(-1, 2)
+    np.testing.assert_allclose(decoded[labelled[:-1]], person[0, :-1][labelled[:-1], :2], atol=1e-5)
+    weights = targets["offset_weight"][row, column].reshape(-1, 2)
+    np.testing.assert_allclose(weights, np.repeat(labelled[:-1, None], 2, axis=1) / 20, rtol=1e-6)
+
+
+def test_values_by_hand():
+    """One keypoint at (10.25, 6), center at (9.5, 7.5), a map that cuts nothing off but the right of the patch."""
+    person = np.array([[[10.25, 6, 2], [9.5, 7.5, 1]]])
+    targets = TargetEncoder(1, PLAIN)(person, np.array([25.0]), (30, 16))
+    heatmap, weight = targets["heatmap"][:, :, 0], targets["heatmap_weight"][:, :, 0]
+    assert heatmap[6, 10] == pytest.approx(np.exp(-(0.25**2) / 8))
+    assert heatmap[9, 12] == pytest.approx(np.exp(-(1.75**2 + 3**2) / 8))
+    rows, columns = np.nonzero(weight == 1)
+    # floor(10.25 - 7) = 3 up to the border; 6 - 7 = -1 up to 6 + 8.
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (3, 15, 0, 13)
+    np.testing.assert_array_equal(heatmap > 0, weight == 1)
+    np.testing.assert_allclose(weight[weight != 1], 0.1)
+    rows, columns = np.nonzero(targets["offset_weight"][:, :, 0])
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (5, 12, 3, 10)
+    np.testing.assert_allclose(targets["offset"][3, 12], (12 - 10.25, 3 - 6))
+    np.testing.assert_allclose(targets["offset_weight"][3, 12], 1 / 5)
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 5))
+def test_mirrored_people_give_mirrored_targets(seed, count):
+    schema, side = CROWDPOSE, 48
+    people = draw_people(seed, count, len(schema), 0, side - 1)
+    # Whole centers, since a square about a truncated one has no mirror image.
+    people[:, -1, :2] = 6 + 9 * np.arange(count)[:, None] % 40
+    sizes = np.arange(1, count + 1) * 50.0
+    mirrored = people[:, [*schema.flip_indices, len(schema)]]
+    mirrored[..., 0] = side - 1 - mirrored[..., 0]
+    encoder = TargetEncoder(len(schema), PLAIN)
+    plain, flipped = (encoder(each, sizes, (side, side)) for each in (people, mirrored))
+    channels = [*schema.flip_indices, len(schema)]
+    for key in ("heatmap", "heatmap_weight"):
+        np.testing.assert_allclose(flipped[key][:, ::-1][:, :, channels], plain[key], atol=1e-6)
+    # The square [c - 4, c + 4) becomes (c - 4, c + 4]: compare where both ask.
+    offset, mirrored_offset = (each["offset"].reshape(side, side, -1, 2) for each in (plain, flipped))
+    mirrored_offset = mirrored_offset[:, ::-1][:, :, list(schema.flip_indices)] * (-1, 1)
+    both = (offset != 0) & (mirrored_offset != 0)
+    np.testing.assert_allclose(mirrored_offset[both], offset[both], atol=1e-5)
+
+
+@given(seed=st.integers(0, 10**6), distance=st.floats(200, 1e9))
+def test_people_far_outside_change_nothing(seed, distance):
+    people = draw_people(seed, 3, 3)
+    far = draw_people(seed + 1, 2, 3)
+    far[0, :, 0] += distance
+    far[1, :, 1] -= distance
+    for config in (PLAIN, TargetConfig()):
+        encoder = TargetEncoder(3, config)
+        alone = encoder(people, np.array([100.0, 200.0, 300.0]), (64, 64))
+        together = encoder(np.concatenate([far, people]), np.array([50.0, 60.0, 100.0, 200.0, 300.0]), (64, 64))
+        for key in MAPS:
+            np.testing.assert_array_equal(together[key], alone[key])
+
+
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_people_does_not_matter(seed):
+    people = draw_people(seed, 4, 5, 20, 40)
+    sizes = np.array([90.0, 40.0, 70.0, 55.0])
+    order = np.random.default_rng(seed).permutation(4)
+    encoder = TargetEncoder(5, PLAIN)
+    first, second = encoder(people, sizes, (64, 64)), encoder(people[order], sizes[order], (64, 64))
+    for key in MAPS:
+        np.testing.assert_array_equal(first[key], second[key])
+
+
+def slow_reference_offsets(people, sizes, side, radius):
+    """The overlap rule that the encoder's docstring states, cell by cell."""
+    count = people.shape[1] - 1
+    offset = np.zeros((side, side, count, 2), np.float32)
+    weight = np.zeros((side, side, count, 2), np.float32)
+    last_size = np.zeros((side, side), np.float32)
+    for person, size in zip(people, sizes, strict=True):
+        x, y = person[-1, :2].astype(int)
+        for row in range(max(0, y - radius), min(side, y + radius)):
+            for column in range(max(0, x - radius), min(side, x + radius)):
+                for k in np.flatnonzero(person[:-1, 2] > 0):
+                    if weight[row, column, k, 0] > 0 and float(last_size[row, column]) < size:
+                        continue
+                    offset[row, column, k] = (column, row) - person[k, :2]
+                    weight[row, column, k] = 1 / np.sqrt(size)
+                    last_size[row, column] = size
+    return offset.reshape(side, side, -1), weight.reshape(side, side, -1)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_reference_overlaps_equal_the_slow_form(seed):
+    people = draw_people(seed, 4, 5, 8, 22)
+    sizes = np.random.default_rng(seed).uniform(10, 20, 4)
+    targets = TargetEncoder(5, TargetConfig())(people, sizes, (32, 32))
+    offset, weight = slow_reference_offsets(people, sizes, 32, 4)
+    np.testing.assert_allclose(targets["offset"], offset, atol=1e-5)
+    np.testing.assert_allclose(targets["offset_weight"], weight, rtol=1e-6)
+
+
+def test_no_people_and_masks():
+    mask = np.ones((16, 24), bool)
+    mask[:4] = False
+    targets = TargetEncoder(3, PLAIN)(np.zeros((0, 4, 3)), np.zeros(0), (16, 24), mask)
+    assert [targets[key].shape for key in MAPS] == [(16, 24, 4), (16, 24, 4), (16, 24, 6), (16, 24, 6)]
+    assert not targets["heatmap"].any()
+    assert not targets["offset_weight"].any()
+    np.testing.assert_allclose(targets["heatmap_weight"], np.where(mask, 0.1, 0)[:, :, None] * np.ones(4))
+
+
+def test_people_without_size_have_weight_one():
+    """A single labelled keypoint has no box, so its person has size 0."""
+    person = draw_people(0, 1, 1, 8, 24)
+    assert person_sizes(person[:, :1], "paper") == 0
+    weight = TargetEncoder(1, PLAIN)(person, np.zeros(1), (32, 32))["offset_weight"]
+    assert weight.max() == 1
+
+
+def test_centers_are_means_of_labelled_keypoints():
+    keypoints = np.array([[[0, 0, 0], [10, 20, 1], [30, 24, 2]], [[5, 5, 2], [7, 9, 2], [0, 0, 0]]], float)
+    centers = person_centers(keypoints, np.array([1024.0, 1023.9]), 1024)
+    np.testing.assert_allclose(centers, [[20, 22, 1], [6, 7, 0]])
+    np.testing.assert_allclose(person_centers(keypoints, np.array([1.0, 1.0]), 0)[:, 2], 1)
+    assert person_centers(np.zeros((0, 3, 3)), np.zeros(0), 0).shape == (0, 3)
+
+
+def test_person_sizes():
+    person = np.array([[[420, 100, 2], [460, 180, 1], [0, 0, 0]]], float)
+    assert person_sizes(person, "paper") == pytest.approx(40**2 + 80**2)
+    assert person_sizes(person, "reference") == pytest.approx(460**2 + 180**2)
+    # The center's zero row is in the reference's box even where every keypoint is labelled.
+    assert person_sizes(person[:, :2], "reference") == pytest.approx(460**2 + 180**2)
+    assert person_sizes(np.zeros((0, 17, 3)), "paper").shape == (0,)
