@@ -13,6 +13,7 @@ CHANNEL_MULTIPLE = 16
 GRID = tuple((y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
 
 
+@ops.custom_gradient
 def sample_and_convolve(x, offsets, kernel):
     """A 3x3 convolution whose nine taps lie on an affine image of the regular grid, another one at each pixel.
 
@@ -30,20 +31,20 @@ def sample_and_convolve(x, offsets, kernel):
     Returns:
         (G, B, H, W, F) float32.
     """
-    channels = x.shape[-1]
-    extra = -channels % CHANNEL_MULTIPLE
-    x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, 0), (0, extra)))
-    kernel = ops.pad(kernel, ((0, 0), (0, 0), (0, extra), (0, 0)))
-    return _sample_and_convolve(x, offsets, kernel)
 
-
-@ops.custom_gradient
-def _sample_and_convolve(x, offsets, kernel):
     def grad(*args, upstream=None):
         if upstream is None:
             (upstream,) = args
         return _gradients(x, offsets, kernel, upstream)
 
+    return _forward(x, offsets, kernel), grad
+
+
+# The two directions are compiled apart from what is around them: fused with the convolution that makes the offsets,
+# they would compute each offset again for every channel.
+@compiled
+def _forward(x, offsets, kernel):
+    x, kernel = _pad_channels(x, kernel)
     branches, batch, height, width, channels = ops.shape(x)
     maps = _difference_maps(x)
     total = 0.0
@@ -52,27 +53,33 @@ def _sample_and_convolve(x, offsets, kernel):
         sampled = value + fx * right + fy * (down + fx * cross)
         sampled = ops.reshape(sampled, (branches, batch * height * width, channels))
         total += ops.matmul(sampled, kernel[:, tap])
-    return ops.reshape(total, (branches, batch, height, width, kernel.shape[-1])), grad
+    return ops.reshape(total, (branches, batch, height, width, kernel.shape[-1]))
 
 
+@compiled
 def _gradients(x, offsets, kernel, upstream):
     """Gradients of the sum of `upstream` times the output, for x, offsets and kernel."""
+    real_channels = x.shape[-1]
+    x, kernel = _pad_channels(x, kernel)
     branches, batch, height, width, channels = ops.shape(x)
     pixels = batch * height * width
     upstream = ops.reshape(upstream, (branches, pixels, kernel.shape[-1]))
+    upstream_by_filter = ops.transpose(upstream, (0, 2, 1))
     maps = _difference_maps(x)
     padded_height, padded_width = height + 3, width + 3
     scattered = ops.zeros((branches * batch * padded_height * padded_width, 4 * channels), x.dtype)
+    ones = ops.ones((channels, 1), x.dtype)
     d_kernel = []
     d_positions = []
     for tap, (rows, fy, fx, inside) in enumerate(_taps(offsets)):
         value, right, down, cross = (gather_rows(each, rows) for each in maps)
-        slope_y, slope_x = down + fx * cross, right + fy * cross
-        sampled = ops.reshape(value + fx * right + fy * slope_y, (branches, pixels, channels))
-        d_kernel.append(ops.matmul(ops.transpose(sampled, (0, 2, 1)), upstream))
+        sampled = ops.reshape(value + fx * right + fy * (down + fx * cross), (branches, pixels, channels))
+        d_kernel.append(ops.matmul(upstream_by_filter, sampled))
         d_sampled = ops.matmul(upstream, ops.transpose(kernel[:, tap], (0, 2, 1)))
         d_sampled = ops.reshape(d_sampled, (branches * pixels, channels))
-        d_positions += [ops.sum(d_sampled * slope, axis=1) * inside for slope in (slope_y, slope_x)]
+        # Each map is multiplied once, and summed over channels by a product with ones, which is vectorised.
+        d_right, d_down, d_cross = (ops.matmul(d_sampled * each, ones) for each in (right, down, cross))
+        d_positions += [(d_down + fx * d_cross) * inside, (d_right + fy * d_cross) * inside]
         lower = fy * d_sampled
         upper = d_sampled - lower
         corners = (upper - fx * upper, fx * upper, lower - fx * lower, fx * lower)
@@ -86,9 +93,17 @@ def _gradients(x, offsets, kernel, upstream):
     )
     # A product with the grid, and not sums of multiples: a compiler would repeat each tap's work for every multiple.
     to_offsets = [row for y, x in GRID for row in ((y, x, 0, 0, 1, 0), (0, 0, y, x, 0, 1))]
-    d_offsets = ops.matmul(ops.stack(d_positions, axis=-1), ops.convert_to_tensor(to_offsets, offsets.dtype))
+    d_offsets = ops.matmul(ops.concatenate(d_positions, axis=1), ops.convert_to_tensor(to_offsets, offsets.dtype))
     d_offsets = ops.reshape(d_offsets, (branches, batch, height, width, 6))
-    return d_x_map, d_offsets, ops.stack(d_kernel, axis=1)
+    d_kernel = ops.transpose(ops.stack(d_kernel, axis=1), (0, 1, 3, 2))
+    return d_x_map[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
+
+
+def _pad_channels(x, kernel):
+    """Adds zero channels to (..., C) features and a (G, 9, C, F) kernel, up to a multiple of CHANNEL_MULTIPLE."""
+    extra = (0, -x.shape[-1] % CHANNEL_MULTIPLE)
+    none = (0, 0)
+    return ops.pad(x, (none, none, none, none, extra)), ops.pad(kernel, (none, none, extra, none))
 
 
 def _difference_maps(x):
@@ -123,7 +138,7 @@ def _taps(offsets):
 
     Returns:
         A tuple per tap: rows (G B H W,) int32 into the difference maps, fractions fy and fx (G B H W, 1) in [0, 1),
-        and a mask (G B H W,) float32 that is 0 where the position is so far out that it reads nothing.
+        and a mask (G B H W, 1) float32 that is 0 where the position is so far out that it reads nothing.
     """
     branches, batch, height, width, _ = ops.shape(offsets)
     dtype = offsets.dtype
@@ -138,14 +153,14 @@ def _taps(offsets):
     image = ops.reshape(ops.cast(ops.arange(branches * batch), "int32"), (branches, batch, 1, 1, 1))
     rows = (image * (height + 3) + ops.cast(top, "int32") + 1) * (width + 3) + ops.cast(left, "int32") + 1
     columns = [ops.unstack(ops.reshape(each, (-1, 9)), axis=1) for each in (rows, y - top, x - left, inside)]
-    return [(row, fy[:, None], fx[:, None], mask) for row, fy, fx, mask in zip(*columns, strict=True)]
+    return [(row, *(column[:, None] for column in others)) for row, *others in zip(*columns, strict=True)]
 
 
 @compiled
-def _adaptive_conv(x, offset_kernel, offset_bias, kernel):
-    x = to_branches(x, kernel.shape[0])
-    offsets = branch_conv(x, offset_kernel) + ops.reshape(offset_bias, (-1, 1, 1, 1, 6))
-    return from_branches(sample_and_convolve(x, offsets, kernel))
+def _branches_and_offsets(x, offset_kernel, offset_bias):
+    """(B, H, W, G C) features as (G, B, H, W, C), and the offsets (G, B, H, W, 6) that they predict."""
+    x = to_branches(x, offset_kernel.shape[0])
+    return x, branch_conv(x, offset_kernel) + ops.reshape(offset_bias, (-1, 1, 1, 1, 6))
 
 
 @keras.saving.register_keras_serializable("dekr_tf")
@@ -186,9 +201,12 @@ class AdaptiveConv2D(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        variables = (ops.convert_to_tensor(each) for each in (self.offset_kernel, self.offset_bias, self.kernel))
-        outputs = _adaptive_conv(ops.cast(inputs, "float32"), *(ops.cast(each, "float32") for each in variables))
-        return ops.cast(outputs, self.compute_dtype)
+        offset_kernel, offset_bias, kernel = (
+            ops.cast(ops.convert_to_tensor(each), "float32")
+            for each in (self.offset_kernel, self.offset_bias, self.kernel)
+        )
+        x, offsets = _branches_and_offsets(ops.cast(inputs, "float32"), offset_kernel, offset_bias)
+        return ops.cast(from_branches(sample_and_convolve(x, offsets, kernel)), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.branches * self.filters)
