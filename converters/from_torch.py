@@ -1,6 +1,7 @@
 """Reads the reference's PyTorch checkpoints into Keras models."""
 
 import pickle
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,8 +43,10 @@ def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
     if "l1.weight" in tensors:
         model, entries = build_rescoring_net(rescoring_features(config.schema)), rescoring_entries()
     elif "transition_heatmap.0.weight" in tensors:
+        _check_size(tensors, config, path)
         model, entries = build_dekr(config.model, config.schema), dekr_entries(config.model, num_keypoints)
     elif "stage4.0.branches.0.0.conv1.weight" in tensors:
+        _check_size(tensors, config, path)
         model, entries = build_backbone(config.model), backbone_entries(config.model)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(IGNORED_BACKBONE_PREFIXES)}
     else:
@@ -53,6 +56,19 @@ def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
         )
     assign_tensors(model, entries, tensors, str(path))
     return model
+
+
+def _check_size(tensors, config, path):
+    """Names a checkpoint of another width or skeleton as such, and not by the hundreds of tensors that do not fit."""
+    sizes = (
+        ("transition1.0.0.weight", config.model.width, f"width {config.model.width} (model.width)"),
+        ("head_heatmap.1.weight", len(config.schema) + 1, f"the keypoints of {config.schema.name} and a center"),
+    )
+    for name, size, meaning in sizes:
+        if name in tensors and tensors[name].shape[:1] != (size,):
+            raise InputError(
+                f"{path}: expected {meaning}, {size} channels out of {name}. Received: shape {tensors[name].shape}"
+            )
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -67,18 +83,20 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError("reading a .pth file needs PyTorch: pip install 'dekr-tf[torch]'") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"no such checkpoint: {path}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path} is not a PyTorch checkpoint, or it is damaged: {reason}") from error
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    except Exception as error:  # A damaged file makes the unpickler fail in every way there is.
+        blocked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if blocked:
+            raise InputError(f"{path}: only tensors and plain values are read. Received: {blocked[1]}") from error
+        raise InputError(f"{path} is not a PyTorch checkpoint, or it is damaged ({type(error).__name__})") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{path}: expected a state_dict of tensors. Received: {type(content).__name__}")
     return {
-        str(name).removeprefix(PREFIX): value.numpy()
+        str(name).removeprefix(PREFIX): value.detach().float().numpy()
         for name, value in content.items()
         if not str(name).endswith(IGNORED_SUFFIXES)
     }

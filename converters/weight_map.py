@@ -11,7 +11,7 @@ import numpy as np
 from dekr_tf.config import ModelConfig
 from dekr_tf.errors import InputError
 from dekr_tf.models.dekr import CHANNELS_PER_KEYPOINT
-from dekr_tf.models.hrnet import BOTTLENECKS, STAGES
+from dekr_tf.models.hrnet import STAGES
 
 #: (kernel y, kernel x, in, out) from (out, in, kernel y, kernel x).
 CONV_AXES = (2, 3, 1, 0)
@@ -80,7 +80,7 @@ def backbone_entries(config: ModelConfig) -> Iterator[Entry]:
     """The tensors of HRNet."""
     for index in (1, 2):
         yield from _conv_bn(f"conv{index}", f"bn{index}", f"stem_{index}")
-    for unit in range(BOTTLENECKS):
+    for unit in range(config.bottlenecks):
         for index in (1, 2, 3):
             yield from _conv_bn(f"layer1.{unit}.conv{index}", f"layer1.{unit}.bn{index}", f"stage1_u{unit}_{index}")
     yield from _conv_bn("layer1.0.downsample.0", "layer1.0.downsample.1", "stage1_u0_shortcut")

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dekr_tf.errors import InputError
+from dekr_tf.files import read_yaml
 from dekr_tf.keypoints import KeypointSchema, load_schema
 
 Positive = Annotated[float, Field(gt=0)]
@@ -40,6 +41,8 @@ class ModelConfig(Settings):
 
     #: HRNet width w; the four resolutions have w, 2w, 4w and 8w channels.
     width: PositiveInt = 32
+    #: Bottleneck units of stage 1.
+    bottlenecks: PositiveInt = 4
     #: Modules in stages 2, 3 and 4, and residual units of a branch in each; fewer make a smaller network.
     modules: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 4, 3)
     units: PositiveInt = 4
@@ -52,7 +55,7 @@ class DecoderConfig(Settings):
     max_people: PositiveInt = 30
     #: A center counts from this heatmap value on.
     center_threshold: float = 0.01
-    #: Keypoints of two poses are near within this fraction of the better pose's bounding box diagonal.
+    #: Keypoints of two poses are near within this fraction of the bounding box diagonal of the candidate being walked.
     nms_distance: Positive = 0.05
     #: Poses are the same person when more than this many keypoints are near. Default: K // 2.
     nms_keypoints: Annotated[int, Field(ge=0)] | None = None
@@ -77,6 +80,8 @@ class DataConfig(Settings):
     train_images: Path | None = None
     val_annotations: Path | None = None
     val_images: Path | None = None
+    #: How often an epoch goes through the images; more than 1 makes sense for a handful of them.
+    repeat: PositiveInt = 1
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
@@ -92,7 +97,8 @@ class TargetConfig(Settings):
     #: Offsets are asked for on the square [c - radius, c + radius) about the center.
     offset_radius: PositiveInt = 4
     #: `reference`: person size measured from the image origin, as the published checkpoints were trained; `paper`:
-    #: diagonal of the keypoints' bounding box (needs a smaller offset loss weight, about 0.002).
+    #: diagonal of the keypoints' bounding box (needs a smaller offset loss weight, about 0.002). `reference` also
+    #: compares sizes rounded to 32 bits where people overlap, so that not always the smaller one wins.
     person_size: Literal["reference", "paper"] = "reference"
     #: People with a smaller annotated area (square pixels of the photo) get no center.
     min_center_area: Annotated[float, Field(ge=0)] = 1024.0
@@ -161,10 +167,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: the file cannot be read, a key is unknown, or a value does not fit.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read config {path}: {' '.join(str(error).split())}") from error
+    values = read_yaml(path, "config")
     if values is None:
         values = {}
     if not isinstance(values, dict):

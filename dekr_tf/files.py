@@ -1,12 +1,34 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Reading files of settings and labels; writing files so that nobody ever sees half of one."""
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from dekr_tf.errors import InputError
+
+
+def read_json(path: str | os.PathLike, kind: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        kind: what it holds, for the error.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
+    return _parsed(path, kind, "JSON", json.loads)
+
+
+def read_yaml(path: str | os.PathLike, kind: str) -> Any:
+    """The content of a YAML file; otherwise as `read_json`."""
+    return _parsed(path, kind, "YAML", yaml.safe_load)
 
 
 @contextlib.contextmanager
@@ -34,3 +56,12 @@ def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         os.rmdir(folder)
+
+
+def _parsed(path, kind: str, form: str, parse: Callable[[bytes], Any]) -> Any:
+    try:
+        return parse(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {kind} {path}: {error.strerror}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{kind} {path}: expected {form}. Received: {' '.join(str(error).split())}") from error

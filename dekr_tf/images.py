@@ -4,7 +4,7 @@ import glob
 import os
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -105,6 +105,24 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
             raise InputError(f"expected an image file, a folder of images or a pattern. Received: {path}")
         found.update(files)
     return sorted(found)
+
+
+def check_images(names: Sequence[str], folder: str | os.PathLike) -> None:
+    """Makes sure that every image file of a data set is there, before a long run starts.
+
+    Args:
+        names: of the files, relative to `folder`.
+        folder: of the images.
+
+    Raises:
+        InputError: with the number of missing files and the first of them.
+    """
+    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    if missing:
+        raise InputError(
+            f"expected all {len(names)} annotated images in {folder}. "
+            f"Received: {len(missing)} missing, first {missing[0]}"
+        )
 
 
 def _is_whole(data: bytes) -> bool:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dekr_tf.errors import InputError
+from dekr_tf.files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -252,10 +251,7 @@ def load_schema(source: str | Mapping[str, Any]) -> KeypointSchema:
             f"skeleton: expected {', '.join(SCHEMAS)}, a mapping, or the path of a .yaml or .json file. "
             f"Received: {source}"
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"skeleton: cannot read {path}: {' '.join(str(error).split())}") from error
+    values = read_yaml(path, "skeleton")
     if not isinstance(values, Mapping):
-        raise InputError(f"skeleton: {path} must hold a mapping. Received: {type(values).__name__}")
+        raise InputError(f"skeleton {path}: expected a mapping. Received: {type(values).__name__}")
     return KeypointSchema.from_dict({"name": path.stem, **values})

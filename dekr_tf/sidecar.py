@@ -1,13 +1,14 @@
 """The JSON file beside a model that says all that inference must know of it."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from dekr_tf.config import Config, DecoderConfig, ModelConfig, Settings, parse_settings
+from pydantic import model_validator
+
+from dekr_tf.config import Config, DecoderConfig, ModelConfig, PositiveInt, Settings, parse_settings
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
+from dekr_tf.files import atomic_output, read_json
 from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 1
@@ -19,7 +20,7 @@ class Sidecar(Settings):
     version: Literal[1] = VERSION
     keypoints: dict[str, Any]
     #: Short side in pixels that the model was trained for.
-    input_size: int
+    input_size: PositiveInt
     model: ModelConfig
     decoder: DecoderConfig
     #: Input pixels per map cell.
@@ -27,6 +28,12 @@ class Sidecar(Settings):
     #: RGB in 0..1 is normalised to (value - mean) / std.
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _keypoints_are_a_skeleton(self):
+        # Used once here, so that a broken skeleton is found with the other faults of the file.
+        _ = self.schema
+        return self
 
     @cached_property
     def schema(self) -> KeypointSchema:
@@ -62,12 +69,9 @@ def read_sidecar(model: str | Path) -> Sidecar:
         InputError: it is missing, broken, or of a newer version than this one.
     """
     path = sidecar_path(model)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{model} has no sidecar; expected its settings in {path}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read sidecar {path}: {error}") from error
+    if not path.exists():
+        raise InputError(f"{model} has no sidecar; expected its settings in {path}")
+    values = read_json(path, "sidecar")
     if not isinstance(values, dict) or values.get("version") != VERSION:
         received = values.get("version") if isinstance(values, dict) else type(values).__name__
         raise InputError(f"sidecar {path}: expected version {VERSION}. Received: {received}")

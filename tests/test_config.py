@@ -86,7 +86,7 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
         ("keypoints: horse", "skeleton: expected coco, crowdpose"),
         ("keypoints: {names: [a, a]}", "keypoint names must be unique"),
         ("- epochs", "expected a mapping. Received: list"),
-        ("training: [", "cannot read config"),
+        ("training: [", "expected YAML. Received: while parsing"),
     ],
 )
 def test_what_does_not_fit_is_named_with_its_value_in_one_line(tmp_path, text, message):

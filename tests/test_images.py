@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.images import decode_image, find_images, read_image
+from dekr_tf.images import check_images, decode_image, find_images, read_image
 
 RAMP = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
 COLORS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
@@ -167,3 +167,13 @@ def test_nothing_found_is_an_error(folder, missing):
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match=r"Received: .*none.jpg|Received: .*\.gif|Received: .*empty"):
         find_images([folder, folder / missing])
+
+
+def test_missing_images_are_counted(tmp_path):
+    names = ["a.jpg", "b/c.png"]
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(InputError, match=r"all 2 annotated images in .*Received: 1 missing, first b/c\.png$"):
+        check_images(names, tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.png").touch()
+    check_images(names, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dekr_tf"
-FOUNDATION = {"errors", "files", "keypoints", "geometry", "poses", "config", "sidecar", "images"}
+FOUNDATION = {"coco_format", "errors", "files", "keypoints", "geometry", "poses", "config", "sidecar", "images"}
 #: What each room may import besides itself and the foundation.
 ALLOWED = {
     "foundation": set(),

@@ -114,8 +114,8 @@ def test_names_are_required():
     ("name", "content", "message"),
     [
         ("gone.yaml", None, "cannot read .*gone.yaml"),
-        ("broken.yaml", "names: [", "cannot read .*broken.yaml"),
-        ("list.yaml", "- nose", "must hold a mapping. Received: list"),
+        ("broken.yaml", "names: [", "skeleton .*broken.yaml: expected YAML"),
+        ("list.yaml", "- nose", "list.yaml: expected a mapping. Received: list"),
         ("skeleton.txt", "names: [nose]", "expected coco, crowdpose, a mapping, or the path"),
     ],
 )

@@ -51,6 +51,9 @@ def test_missing(tmp_path):
         ({"colour": "red"}, "unknown key colour$"),
         ({"input_size": "wide"}, "input_size: .*Received: 'wide'"),
         ({"output_stride": 8}, "output_stride: .*Received: 8"),
+        ({"keypoints": {}}, r"skeleton custom: needs names; .*Received: \[\]$"),
+        ({"keypoints": {"names": ["a", "a"]}}, r"names must be unique. Received: \['a', 'a'\]$"),
+        ({"keypoints": {"names": ["a"], "edges": [["a", "b"]]}}, "no keypoint has this name. Received: b$"),
     ],
 )
 def test_content_that_does_not_fit(model, change, message):
@@ -63,7 +66,7 @@ def test_content_that_does_not_fit(model, change, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b'{"version": 1', "cannot read sidecar"), (b"\xff\xfe\xff", "cannot read sidecar"), (b"[]", "Received: list$")],
+    [(b'{"version": 1', "expected JSON"), (b"\xff\xfe\xff", "expected JSON"), (b"[]", "Received: list$")],
 )
 def test_broken_file(model, content, message):
     sidecar_path(model).write_bytes(content)

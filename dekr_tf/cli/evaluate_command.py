@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
+    from dekr_tf.coco_format import ImageLabels
     from dekr_tf.inference.detector import PoseDetector
 
 MODEL_OPTIONS = ("images", "input_size", "flip", "results_output")
@@ -42,8 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: options, annotations, images, model or results do not fit, or an output cannot be written.
     """
+    from dekr_tf.coco_format import read_labels
     from dekr_tf.config import Config, load_config
-    from dekr_tf.evaluation.coco import METRICS, evaluate_coco, read_annotations
+    from dekr_tf.evaluation.coco import METRICS, evaluate_coco
     from dekr_tf.files import atomic_output
     from dekr_tf.inference.detector import PoseDetector
 
@@ -62,42 +64,35 @@ def run(arguments: argparse.Namespace) -> None:
             size, flip = arguments.input_size, arguments.flip
             detector = PoseDetector(arguments.model, config=config, input_size=size, flip=flip)
             schema = detector.sidecar.schema
-            annotations = read_annotations(arguments.annotations, schema)
-            results = _detect(detector, annotations, arguments.images)
+            labels = read_labels(arguments.annotations, schema)
+            results = _detect(detector, labels, arguments.images)
         else:
             schema = (config or Config()).schema
-            annotations = read_annotations(arguments.annotations, schema)
+            labels = read_labels(arguments.annotations, schema)
             results = arguments.results
-        metrics = evaluate_coco(annotations, results, schema)
+        metrics = evaluate_coco(labels, results, schema)
 
         if results_output:
             results_output.write_text(json.dumps(results) + "\n", encoding="utf-8")
         if output:
             output.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    people = sum(entry["num_keypoints"] > 0 and not entry["iscrowd"] for entry in annotations["annotations"])
-    print(f"images: {len(annotations['images'])}, labelled people: {people}")
+    people = sum(person.labelled for image in labels for person in image.people)
+    print(f"images: {len(labels)}, labelled people: {people}")
     print("  ".join(f"{name:>5}" for name in METRICS))
     print("  ".join(f"{value:5.3f}" if value >= 0 else f"{'-':>5}" for value in metrics.values()))
 
 
-def _detect(detector: "PoseDetector", annotations: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def _detect(detector: "PoseDetector", labels: "list[ImageLabels]", folder: Path) -> list[dict[str, Any]]:
     """The COCO results of a model on the images of an annotation file."""
     from tqdm import tqdm
 
-    from dekr_tf.evaluation.coco import poses_to_results
-    from dekr_tf.images import read_image
+    from dekr_tf.coco_format import poses_to_results
+    from dekr_tf.images import check_images, read_image
 
-    images = annotations["images"]
-    # Before the first of perhaps thousands is looked at.
-    missing = [str(image.get("file_name")) for image in images if not (folder / str(image.get("file_name"))).is_file()]
-    if missing:
-        raise InputError(
-            f"expected all {len(images)} images of the annotations in {folder}. "
-            f"Received: {len(missing)} missing, first {missing[0]}"
-        )
-    category = annotations["categories"][0]["id"]
+    check_images([image.file_name for image in labels], folder)
+    category = next(person.category_id for image in labels for person in image.people)
     results = []
-    for image in tqdm(images, unit="image", disable=None):
-        poses = detector(read_image(folder / image["file_name"], exif_orientation=False))
-        results.extend(poses_to_results(poses, image["id"], category))
+    for image in tqdm(labels, unit="image", disable=None):
+        poses = detector(read_image(folder / image.file_name, exif_orientation=False))
+        results.extend(poses_to_results(poses, {"image_id": image.image_id}, category))
     return results

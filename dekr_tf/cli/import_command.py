@@ -8,7 +8,6 @@ Example: dekr import pose_dekr_hrnetw32_coco.pth --config configs/coco_w32.yaml 
 import argparse
 
 from dekr_tf.config import load_config
-from dekr_tf.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr import`."""
     config = load_config(arguments.config, arguments.overrides)
-    try:
-        from converters.from_torch import import_checkpoint
-        from dekr_tf.models.files import check_suffix, save_model
-    except ImportError as error:
-        raise InputError(f"importing needs TensorFlow and Keras: pip install 'dekr-tf[train]' ({error})") from error
+    from converters.from_torch import import_checkpoint
+    from dekr_tf.models.files import check_suffix, save_model
     from dekr_tf.sidecar import Sidecar
 
     check_suffix(arguments.output)

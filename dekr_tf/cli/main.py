@@ -1,14 +1,30 @@
 """Find people and their keypoints in photos with DEKR, train it, and measure it."""
 
 import argparse
-import importlib
+import contextlib
+import importlib.util
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 
 from dekr_tf import __version__
 from dekr_tf.errors import InputError
 
 VERBS = ("train", "predict", "evaluate", "info", "import", "data")
+
+#: The install tier that brings a package; what is not here comes with every install.
+TIERS = {
+    "keras": "train",
+    "pycocotools": "train",
+    "tensorboard": "train",
+    "tensorflow": "train",
+    "ai_edge_quantizer": "export",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "tf2onnx": "export",
+    "torch": "torch",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,14 +54,70 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs `dekr`. Returns the exit code: 0, or 2 for bad input, said in one line on standard error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow's own messages. What fails raises an exception as well.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        with quiet_import("tensorflow"):
+            arguments.run(arguments)
     except InputError as error:
-        print(f"dekr {arguments.verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(arguments.verb, str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "dekr_tf", "converters"):
+            raise
+        tier = f"[{TIERS[package]}]" if package in TIERS else ""
+        return _refuse(arguments.verb, f"this needs the package {package}: pip install 'dekr-tf{tier}'")
     except KeyboardInterrupt:
         print(f"dekr {arguments.verb}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def quiet_import(package: str) -> Iterator[None]:
+    """Keeps back what the libraries of `package` print while it is imported, unless that fails.
+
+    TensorFlow's write to file descriptor 2 before any of its settings for messages has an effect.
+    """
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name != package:
+                return None
+            sys.meta_path.remove(Finder)
+            spec = importlib.util.find_spec(name)
+            if spec and spec.loader:
+                execute = spec.loader.exec_module
+                spec.loader.exec_module = lambda module: _hold_standard_error(execute, module)
+            return spec
+
+    sys.meta_path.insert(0, Finder)
+    try:
+        yield
+    finally:
+        if Finder in sys.meta_path:
+            sys.meta_path.remove(Finder)
+
+
+def _hold_standard_error(call, *arguments) -> None:
+    """Calls a function; what reaches file descriptor 2 meanwhile is printed only if it fails."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            call(*arguments)
+        except Exception:
+            held.seek(0)
+            os.write(before, held.read())
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+def _refuse(verb: str, reason: str) -> int:
+    print(f"dekr {verb}: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2

@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
+    from dekr_tf.coco_format import poses_to_results
     from dekr_tf.config import load_config
     from dekr_tf.files import atomic_output
     from dekr_tf.images import find_images, read_image
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
             if output:
-                results += coco_results(poses, path)
+                results += poses_to_results(poses, image_names(path))
             if path in drawings:
                 drawing = draw_poses(image, poses, detector.sidecar.schema, min_score=arguments.min_score)
                 _write_drawing(drawing, drawings[path])
@@ -88,27 +89,14 @@ def run(arguments: argparse.Namespace) -> None:
             output.write_text(json.dumps(results), encoding="utf-8")
 
 
-def coco_results(poses: "Poses", path: Path) -> list[dict[str, Any]]:
-    """The people of one photo in COCO results format.
+def image_names(path: Path) -> dict[str, Any]:
+    """What names a photo in COCO results format.
 
     `file_name` is the path as found; `image_id` is the number that a name such as COCO's 000000000785.jpg stands for,
-    and is left out for other names. Coordinates are rounded to 1/1000 pixel, scores to six places.
+    and is left out for other names.
     """
-    image = {"image_id": int(path.stem)} if path.stem.isdecimal() else {}
-    return [
-        {
-            **image,
-            "file_name": path.as_posix(),
-            "category_id": 1,
-            "keypoints": [
-                round(value, places)
-                for keypoint in keypoints.tolist()
-                for value, places in zip(keypoint, (3, 3, 6), strict=True)
-            ],
-            "score": round(float(score), 6),
-        }
-        for keypoints, score in poses
-    ]
+    number = {"image_id": int(path.stem)} if path.stem.isdecimal() else {}
+    return {**number, "file_name": path.as_posix()}
 
 
 def summary(poses: "Poses", path: Path, min_score: float) -> str:

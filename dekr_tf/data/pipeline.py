@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from dekr_tf.config import Config
-from dekr_tf.data.annotations import ImageRecord, check_images
+from dekr_tf.data.annotations import ImageRecord
 from dekr_tf.data.augmentation import random_augmentation
 from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
 from dekr_tf.errors import InputError
-from dekr_tf.images import read_image
+from dekr_tf.images import check_images, read_image
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.sidecar import Sidecar
 
@@ -76,14 +76,14 @@ def train_dataset(
 ) -> tf.data.Dataset:
     """Batches for training; iterating once is one epoch, in a new order and with new augmentations every time.
 
-    A sample depends on `training.seed`, the number of the epoch and the image alone, not on the timing of threads. The
-    images that do not fill a batch at the end of an epoch are left out of it.
+    An epoch goes `data.repeat` times through the images. A sample depends on `training.seed`, the number of the pass and
+    the image alone, not on the timing of threads. What does not fill a batch at the end of an epoch is left out of it.
 
     Args:
         records: images with or without people.
         images: the folder of their files.
         schema: the skeleton.
-        config: `input_size`, `data.augmentation`, `targets`, `training.batch_size` and `training.seed`.
+        config: `input_size`, `data.repeat`, `data.augmentation`, `targets`, `training.batch_size` and `training.seed`.
         first_epoch: number of the first iteration, for a run that goes on.
 
     Returns:
@@ -94,11 +94,12 @@ def train_dataset(
         InputError: image files are missing, or there are fewer images than a batch holds.
     """
     batch_size = config.training.batch_size
-    if len(records) < batch_size:
+    samples = len(records) * config.data.repeat
+    if samples < batch_size:
         raise InputError(
-            f"training.batch_size must not exceed the number of training images, {len(records)}. Received: {batch_size}"
+            f"training.batch_size must not exceed the samples of an epoch, {samples}. Received: {batch_size}"
         )
-    check_images(records, images)
+    check_images([record.file_name for record in records], images)
     folder = Path(images)
     sidecar = Sidecar.from_config(config)
     side, map_side = config.input_size, config.input_size // sidecar.output_stride
@@ -111,11 +112,12 @@ def train_dataset(
     epochs = itertools.count(first_epoch)
 
     def epoch_order():
-        epoch = next(epochs)
-        for index in np.random.default_rng((seed, epoch)).permutation(len(records)):
-            yield epoch, index
+        first = next(epochs) * config.data.repeat
+        for number in range(first, first + config.data.repeat):
+            for index in np.random.default_rng((seed, number)).permutation(len(records)):
+                yield number, index
 
-    def read_sample(epoch, index):
+    def read_sample(number, index):
         record = records[index]
         path = folder / record.file_name
         image = read_image(path, exif_orientation=False)
@@ -124,11 +126,11 @@ def train_dataset(
                 f"image {path}: expected {record.size[0]}x{record.size[1]} pixels (height x width) as annotated. "
                 f"Received: {image.shape[0]}x{image.shape[1]}"
             )
-        image, targets = encoder(image, record, np.random.default_rng((seed, int(epoch), int(index))))
+        image, targets = encoder(image, record, np.random.default_rng((seed, int(number), int(index))))
         return cv2.LUT(image, normalised), *(targets[name] for name in TARGETS)
 
-    def load(epoch, index):
-        image, *maps = tf.numpy_function(read_sample, [epoch, index], [tf.float32] * (1 + len(TARGETS)))
+    def load(number, index):
+        image, *maps = tf.numpy_function(read_sample, [number, index], [tf.float32] * (1 + len(TARGETS)))
         image.set_shape((side, side, 3))
         for name, target in zip(TARGETS, maps, strict=True):
             channels = len(schema) + 1 if name.startswith("heatmap") else 2 * len(schema)
@@ -140,7 +142,7 @@ def train_dataset(
         tf.data.Dataset.from_generator(epoch_order, output_signature=(index, index))
         .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(batch_size, drop_remainder=True)
-        .apply(tf.data.experimental.assert_cardinality(len(records) // batch_size))
+        .apply(tf.data.experimental.assert_cardinality(samples // batch_size))
         .prefetch(2)
     )
 

@@ -7,7 +7,7 @@ from dekr_tf.layers.backend import compiled, gather_rows, scatter_add_rows
 from dekr_tf.layers.branch_conv import branch_channels, branch_conv, branch_initializer, from_branches, to_branches
 
 # Channels are padded with zeros to whole vector registers; gathers and products of 15 channels take twice the time.
-CHANNEL_MULTIPLE = 16
+CHANNEL_MULTIPLE = 8
 
 # (y, x) of the nine taps on the regular grid.
 GRID = tuple((y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
@@ -190,14 +190,19 @@ class AdaptiveConv2D(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = branch_channels(input_shape, self.branches)
+        # Without `autocast=False` here, Keras rounds variables to the compute dtype where the model around the layer
+        # has another policy than the layer, as a model that was saved in mixed precision has.
         self.offset_kernel = self.add_weight(
-            name="offset_kernel", shape=(self.branches, 3, 3, channels, 6), initializer="zeros"
+            name="offset_kernel", shape=(self.branches, 3, 3, channels, 6), initializer="zeros", autocast=False
         )
-        self.offset_bias = self.add_weight(name="offset_bias", shape=(self.branches, 6), initializer="zeros")
+        self.offset_bias = self.add_weight(
+            name="offset_bias", shape=(self.branches, 6), initializer="zeros", autocast=False
+        )
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.branches, 9, channels, self.filters),
             initializer=branch_initializer(3, channels, self.filters),
+            autocast=False,
         )
 
     def call(self, inputs):

@@ -1,4 +1,4 @@
-"""The operations that differ between Keras backends: row gather and scatter-add, resizing, compiling a function.
+"""The operations that differ between Keras backends: row gather and scatter-add, enlarging, compiling a function.
 
 Everything else in layers and models is `keras.ops`.
 """
@@ -18,10 +18,20 @@ if keras.backend.backend() == "tensorflow":
         """Adds updates (M, C) to rows (N, C) at indices (M,) int32, all legal -> (N, C)."""
         return tf.tensor_scatter_nd_add(rows, indices[:, None], updates)
 
-    def resize(images, size, interpolation):
-        """Resizes (B, H, W, C) to `size` (height, width), half-pixel centers."""
-        # `keras.ops.image.resize` compares the size with numbers, which fails while the size is not known yet.
-        return tf.image.resize(images, size, interpolation)
+    def enlarge(images, factor, interpolation):
+        """Enlarges (B, H, W, C) by a whole factor, `nearest` or `bilinear` with half-pixel centers."""
+
+        def resize(images):
+            # `keras.ops.image.resize` compares the size with numbers, which fails while the size is not known yet.
+            _, height, width, _ = ops.shape(images)
+            return tf.image.resize(images, (height * factor, width * factor), interpolation)
+
+        @tf.custom_gradient
+        def with_gradient(images):
+            return resize(images), lambda upstream: factor**2 * ops.average_pool(upstream, factor, factor)
+
+        # XLA has TensorFlow's own gradient of bilinear resizing, but not that of nearest.
+        return with_gradient(images) if interpolation == "nearest" else resize(images)
 
     def compiled(function):
         """`function` compiled with XLA, whatever the graph around it does.
@@ -40,8 +50,9 @@ else:
         """Adds updates (M, C) to rows (N, C) at indices (M,) int32, all legal -> (N, C)."""
         return rows + ops.segment_sum(updates, indices, num_segments=rows.shape[0])
 
-    def resize(images, size, interpolation):
-        """Resizes (B, H, W, C) to `size` (height, width), half-pixel centers."""
+    def enlarge(images, factor, interpolation):
+        """Enlarges (B, H, W, C) by a whole factor, `nearest` or `bilinear` with half-pixel centers."""
+        size = images.shape[1] * factor, images.shape[2] * factor
         return ops.image.resize(images, size, interpolation=interpolation, data_format="channels_last")
 
     def compiled(function):

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from dekr_tf.layers.backend import compiled
+
 
 def to_branches(x, branches: int):
     """(B, H, W, G C) -> (G, B, H, W, C)."""
@@ -46,6 +48,12 @@ def branch_conv(x, kernel, dilation: int = 1):
     return total
 
 
+@compiled
+def _grouped_conv(x, kernel, dilation):
+    """`branch_conv` of (B, H, W, G C) to (B, H, W, G F)."""
+    return from_branches(branch_conv(to_branches(x, kernel.shape[0]), kernel, dilation))
+
+
 @keras.saving.register_keras_serializable("dekr_tf")
 class BranchConv2D(keras.layers.Layer):
     """A convolution for each of G branches, stride 1, zero padding; the channels of a branch lie together.
@@ -56,6 +64,7 @@ class BranchConv2D(keras.layers.Layer):
         kernel_size: odd side of the kernel, S.
         dilation: distance of neighbouring taps.
         use_bias: adds a bias to each output channel.
+        kernel_initializer: default: He initialisation by the fan-out of one branch.
 
     Input (B, H, W, G C), output (B, H, W, G F). Variables: `kernel` (G, S, S, C, F), `bias` (G F,).
 
@@ -63,20 +72,21 @@ class BranchConv2D(keras.layers.Layer):
         ValueError: the input's channels are not a multiple of `branches`.
     """
 
-    def __init__(self, branches, filters, kernel_size=1, dilation=1, use_bias=False, **kwargs):
+    def __init__(self, branches, filters, kernel_size=1, dilation=1, use_bias=False, kernel_initializer=None, **kwargs):
         super().__init__(**kwargs)
         self.branches = branches
         self.filters = filters
         self.kernel_size = kernel_size
         self.dilation = dilation
         self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
         channels = branch_channels(input_shape, self.branches)
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.branches, self.kernel_size, self.kernel_size, channels, self.filters),
-            initializer=branch_initializer(self.kernel_size, channels, self.filters),
+            initializer=self.kernel_initializer or branch_initializer(self.kernel_size, channels, self.filters),
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.branches * self.filters,), initializer="zeros")
@@ -85,7 +95,7 @@ class BranchConv2D(keras.layers.Layer):
         if self.branches == 1:
             outputs = ops.conv(inputs, self.kernel[0], padding="same", dilation_rate=self.dilation)
         else:
-            outputs = from_branches(branch_conv(to_branches(inputs, self.branches), self.kernel, self.dilation))
+            outputs = _grouped_conv(inputs, ops.cast(self.kernel, self.compute_dtype), self.dilation)
         return outputs + self.bias if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
@@ -99,6 +109,7 @@ class BranchConv2D(keras.layers.Layer):
             "kernel_size": self.kernel_size,
             "dilation": self.dilation,
             "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
 
@@ -115,7 +126,7 @@ def branch_channels(input_shape, branches: int) -> int:
 
 
 def branch_initializer(kernel_size: int, channels: int, filters: int):
-    """He initialisation by the fan-out of one branch, as the reference's backbone uses for all its convolutions.
+    """He initialisation by the fan-out of one branch.
 
     Keras would take the leading branch axis for a part of the receptive field.
     """

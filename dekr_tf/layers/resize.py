@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from dekr_tf.layers.backend import resize
+from dekr_tf.layers.backend import enlarge
 
 
 @keras.saving.register_keras_serializable("dekr_tf")
@@ -23,9 +23,7 @@ class Enlarge(keras.layers.Layer):
         self.interpolation = interpolation
 
     def call(self, inputs):
-        _, height, width, _ = ops.shape(inputs)
-        size = (height * self.factor, width * self.factor)
-        outputs = resize(ops.cast(inputs, "float32"), size, self.interpolation)
+        outputs = enlarge(ops.cast(inputs, "float32"), self.factor, self.interpolation)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

@@ -12,7 +12,8 @@ from dekr_tf.models.hrnet import basic_unit, batch_norm, conv_bn, hrnet
 
 CHANNELS_PER_KEYPOINT = 15
 OUTPUT_STRIDE = 4
-INPUT_MULTIPLE = 32
+#: Of the last convolution of both heads, as in the reference: the first maps are close to zero.
+OUTPUT_STDDEV = 0.001
 
 
 def branch_groups(config: OffsetHeadConfig, schema: KeypointSchema) -> list[list[int]]:
@@ -62,7 +63,9 @@ def _heatmap_head(features, channels, num_keypoints):
     x = conv_bn(features, channels, "heatmap_transition")
     x = basic_unit(x, channels, "heatmap_u0")
     # The loss and the decoder want float32 also where the network computes in float16.
-    return layers.Conv2D(num_keypoints + 1, 1, dtype="float32", name="heatmap")(x)
+    return layers.Conv2D(
+        num_keypoints + 1, 1, kernel_initializer=_output_initializer(), dtype="float32", name="heatmap"
+    )(x)
 
 
 def _offset_head(features, config, schema):
@@ -82,7 +85,14 @@ def _offset_head(features, config, schema):
         for block in range(config.blocks):
             y = _offset_block(y, config, len(members), f"offset_g{size}_block{block}")
         outputs.append(
-            BranchConv2D(len(members), 2 * size, use_bias=True, dtype="float32", name=f"offset_g{size}_final")(y)
+            BranchConv2D(
+                len(members),
+                2 * size,
+                use_bias=True,
+                kernel_initializer=_output_initializer(),
+                dtype="float32",
+                name=f"offset_g{size}_final",
+            )(y)
         )
         start += count
     y = layers.Concatenate(name="offset_branches")(outputs) if len(outputs) > 1 else outputs[0]
@@ -90,6 +100,10 @@ def _offset_head(features, config, schema):
     if order != sorted(order):
         y = OrderKeypoints(order, dtype="float32", name="offset_order")(y)
     return y
+
+
+def _output_initializer():
+    return keras.initializers.RandomNormal(stddev=OUTPUT_STDDEV)
 
 
 def _offset_block(x, config, branches, name):

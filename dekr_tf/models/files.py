@@ -1,6 +1,5 @@
 """Saving and loading models together with their settings."""
 
-import zipfile
 from pathlib import Path
 
 import keras
@@ -41,13 +40,14 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
     if not Path(path).is_file():
         raise InputError(f"no such model: {path}")
     sidecar = read_sidecar(path) if config is None else Sidecar.from_config(config)
+    whole = str(path).endswith(WHOLE)
+    model = None if whole else build_dekr(sidecar.model, sidecar.schema)
     try:
-        if str(path).endswith(WHOLE):
+        if whole:
             model = keras.models.load_model(path, compile=False)
         else:
-            model = build_dekr(sidecar.model, sidecar.schema)
             model.load_weights(path)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path} is not a DEKR of these settings, or it is damaged: {reason}") from error
     outputs = model.output if isinstance(model.output, dict) else {}

@@ -16,7 +16,6 @@ BN_MOMENTUM = 0.9
 
 STEM_CHANNELS = 64
 BOTTLENECK_EXPANSION = 4
-BOTTLENECKS = 4
 #: Stages 2, 3 and 4 have as many branches.
 STAGES = (2, 3, 4)
 
@@ -66,14 +65,14 @@ def hrnet(image, config: ModelConfig):
 
     Args:
         image: (B, H, W, 3), H and W multiples of 32.
-        config: width w (the branches have w, 2w, 4w and 8w channels), modules and units.
+        config: width w (the branches have w, 2w, 4w and 8w channels) and the depth of the stages.
 
     Returns:
         The four branches at strides 4, 8, 16 and 32, (B, H / stride, W / stride, channels).
     """
     x = conv_bn(image, STEM_CHANNELS, "stem_1", kernel_size=3, strides=2)
     x = conv_bn(x, STEM_CHANNELS, "stem_2", kernel_size=3, strides=2)
-    for unit in range(BOTTLENECKS):
+    for unit in range(config.bottlenecks):
         x = bottleneck_unit(x, STEM_CHANNELS, f"stage1_u{unit}")
     branches = [x]
     for stage, modules in zip(STAGES, config.modules, strict=True):

@@ -80,7 +80,6 @@ def train(config: Config, output: Path, *, callbacks: Sequence[keras.callbacks.C
     network = build_dekr(config.model, config.schema)
     if config.training.backbone_weights is not None:
         load_backbone(network, config.training.backbone_weights)
-    output.mkdir(parents=True, exist_ok=True)
     with atomic_output(output / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     model = DekrTraining(network, config.training.heatmap_loss_weight, config.training.offset_loss_weight)
@@ -91,6 +90,7 @@ def train(config: Config, output: Path, *, callbacks: Sequence[keras.callbacks.C
         model.fit(
             dataset,
             epochs=config.training.epochs,
+            shuffle=False,  # The dataset shuffles itself.
             callbacks=[
                 keras.callbacks.CSVLogger(output / "log.csv"),
                 SaveNetwork(output / "last.keras", Sidecar.from_config(config)),
@@ -105,7 +105,8 @@ def learning_rate(config: Config, steps_per_epoch: int) -> keras.optimizers.sche
     rate, drops = config.training.learning_rate, config.training.learning_rate_drops
     if not drops:
         return rate
-    boundaries = [epoch * steps_per_epoch for epoch in drops]
+    # Steps count from 0, and a boundary is the last step at the rate before it.
+    boundaries = [epoch * steps_per_epoch - 1 for epoch in sorted(drops)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         boundaries, [rate * 0.1**count for count in range(len(drops) + 1)]
     )
@@ -123,8 +124,9 @@ def load_backbone(network: keras.Model, path: Path) -> None:
     """
     try:
         backbone = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"cannot read backbone weights {path}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"cannot read backbone weights {path}: {reason}") from error
     for layer in backbone.layers:
         try:
             network.get_layer(layer.name).set_weights(layer.get_weights())

@@ -125,8 +125,11 @@ def test_images_are_read_in_stored_pixels(folder, detector):
         (["--model", "m.keras"], "expected --images, the folder of the images, beside --model. Received: none"),
         (["--results", "r.json", "--flip", "--input-size", "64"], "beside --results. Received: --input-size, --flip"),
         (["--results", "gone.json", "--config", "stick.yaml"], "cannot read results gone.json"),
-        (["--results", "r.json"], "annotation 1: expected keypoints of 51 finite numbers"),
-        (["--model", "m.keras", "--images", "empty"], "expected all 2 images .* Received: 2 missing, first a.png"),
+        (["--results", "r.json"], "annotation 1: expected as keypoints a list of 51 finite numbers"),
+        (
+            ["--model", "m.keras", "--images", "empty"],
+            "expected all 2 annotated images in empty. Received: 2 missing, first a.png",
+        ),
     ],
 )
 def test_bad_input(folder, detector, capsys, monkeypatch, options, message):

@@ -1,9 +1,12 @@
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 
 import dekr_tf
-from dekr_tf.cli.main import VERBS, build_parser, main
+from dekr_tf.cli.main import VERBS, build_parser, main, quiet_import
 from dekr_tf.errors import InputError
 
 
@@ -78,3 +81,90 @@ def test_a_mistake_of_the_program_is_not_hidden(monkeypatch):
 def test_an_interrupt_is_said(monkeypatch, capsys):
     assert run_evaluate(monkeypatch, KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "dekr evaluate: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "install"),
+    [
+        ("tensorflow", "tensorflow", "dekr-tf[train]"),
+        ("keras.src.ops", "keras", "dekr-tf[train]"),
+        ("onnxruntime", "onnxruntime", "dekr-tf[export]"),
+        ("cv2", "cv2", "dekr-tf"),
+    ],
+)
+def test_a_missing_package_is_said_with_what_installs_it(monkeypatch, capsys, module, package, install):
+    assert run_evaluate(monkeypatch, ModuleNotFoundError(f"No module named {module!r}", name=module)) == 2
+    expected = f"dekr evaluate: error: this needs the package {package}: pip install '{install}'\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+@pytest.mark.parametrize("module", ["dekr_tf.gone", "converters.gone", None])
+def test_a_missing_module_of_our_own_is_a_mistake_of_the_program(monkeypatch, module):
+    with pytest.raises(ModuleNotFoundError):
+        run_evaluate(monkeypatch, ModuleNotFoundError("gone", name=module))
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("pycocotools", ["evaluate", "--results", "a.json", "--annotations", "b.json"]),
+        ("keras", ["info", "--config", "a.yaml"]),
+        ("tensorflow", ["info", "--config", "a.yaml"]),
+        ("torch", ["import", "a.pth", "--config", "a.yaml", "--output", "a.keras"]),
+    ],
+)
+def test_a_verb_without_its_package(tmp_path, package, words):
+    (tmp_path / "a.yaml").touch()
+    (tmp_path / "a.pth").touch()
+    program = f"import sys; sys.modules[{package!r}] = None; from dekr_tf.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *words]
+    # The folder of the project, since `-c` puts the current one first.
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(dekr_tf.__file__))}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, ""), run.stderr
+    assert run.stderr.count("\n") == 1
+    assert f"'dekr-tf[{'torch' if package == 'torch' else 'train'}]'" in run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "a.yaml"]
+
+
+@pytest.fixture
+def noisy(tmp_path, monkeypatch):
+    """Makes a package that writes to file descriptor 2 while it is imported, and then runs a line."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(line):
+        (tmp_path / "noisy_package").mkdir()
+        (tmp_path / "noisy_package" / "__init__.py").write_text(f"import os\nos.write(2, b'oneDNN is on\\n')\n{line}\n")
+
+    yield make
+    sys.modules.pop("noisy_package", None)
+
+
+def test_a_quiet_import_prints_nothing(noisy, capfd):
+    noisy("VALUE = 3")
+    finders = list(sys.meta_path)
+    with quiet_import("noisy_package"):
+        from noisy_package import VALUE
+
+        assert sys.meta_path == finders
+        os.write(2, b"ours\n")
+    assert VALUE == 3
+    assert capfd.readouterr() == ("", "ours\n")
+
+
+def test_a_quiet_import_that_fails_prints_all(noisy, capfd):
+    noisy("raise ImportError('no libcudart')")
+    with pytest.raises(ImportError, match="no libcudart"), quiet_import("noisy_package"):
+        importlib.import_module("noisy_package")
+    assert capfd.readouterr() == ("", "oneDNN is on\n")
+
+
+def test_a_quiet_import_of_what_is_not_there(capfd):
+    finders = list(sys.meta_path)
+    with pytest.raises(ModuleNotFoundError, match="absent_package") as caught, quiet_import("absent_package"):
+        importlib.import_module("absent_package")
+    assert caught.value.name == "absent_package"
+    with quiet_import("absent_package"):
+        pass
+    assert sys.meta_path == finders
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,242 @@
+"""COCO's keypoint files, for any skeleton: reading labels, writing results (https://cocodataset.org/#format-data)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dekr_tf.errors import InputError
+from dekr_tf.files import read_json
+from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.poses import Poses
+
+#: Area of a person per area of the bounding box, where a file has no areas; the CrowdPose toolkit's figure.
+AREA_PER_BOX = 0.53
+
+
+@dataclass(frozen=True, eq=False)
+class PersonLabels:
+    """One annotation of a person, or of a crowd.
+
+    Attributes:
+        keypoints: (K, 3) float64: x, y in pixels of the stored image, visibility (0 unlabelled, 1 occluded, 2 visible).
+        box: left, top, width, height in pixels; that of the labelled keypoints where the file has none.
+        area: square pixels; 0 for a person without any extent.
+        category_id: a number or a text; 1 where the file has none.
+        crowd: whether the annotation covers a crowd.
+        segmentation: as in the file.
+        where: file and annotation, for messages.
+    """
+
+    keypoints: np.ndarray
+    box: tuple[float, float, float, float]
+    area: float
+    category_id: int | str
+    crowd: bool
+    segmentation: Any
+    where: str
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it is one person with at least one labelled keypoint."""
+        return not self.crowd and bool((self.keypoints[:, 2] > 0).any())
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLabels:
+    """One image of an annotation file.
+
+    Attributes:
+        image_id: a number or a text.
+        people: with or without labelled keypoints, and crowds, in the order of the file.
+        content: the image's entry in the file.
+        where: file and image, for messages.
+    """
+
+    image_id: int | str
+    people: tuple[PersonLabels, ...]
+    content: Mapping[str, Any]
+    where: str
+
+    @property
+    def file_name(self) -> str:
+        """Relative to the folder of the images.
+
+        Raises:
+            InputError: the file does not say it.
+        """
+        name = self.content.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{self.where}: expected a text as file_name. Received: {received(name)}")
+        return name
+
+
+def read_labels(source: str | Path | Mapping[str, Any], schema: KeypointSchema) -> list[ImageLabels]:
+    """Reads an annotation file of COCO, CrowdPose or one's own, in the order of its images.
+
+    An annotation is a person if it has `keypoints`, or shares its `category_id` with one that has; without them, no
+    keypoint of the person is labelled. Annotations of other categories are left out. A person's area is `area`; where
+    that is missing or zero, 0.53 of the area of `bbox`, and of the box around the labelled keypoints where that is
+    missing or empty too.
+
+    Args:
+        source: path of the JSON file, or its content.
+        schema: the skeleton that the keypoints must fit.
+
+    Raises:
+        InputError: the file cannot be read, lacks something, has no image, or does not fit the schema. The message
+            names the file, the image or annotation, and the key.
+    """
+    name = "annotations" if isinstance(source, Mapping) else f"annotations {source}"
+    content = source if isinstance(source, Mapping) else read_json(source, "annotations")
+    if not isinstance(content, Mapping):
+        raise InputError(f"{name}: expected a mapping. Received: {received(content)}")
+    for key in ("images", "annotations"):
+        if not isinstance(content.get(key), list | tuple):
+            raise InputError(f"{name}: expected a list as {key}. Received: {received(content.get(key))}")
+    if not content["images"]:
+        raise InputError(f"{name}: expected at least one image. Received: an empty list")
+
+    images = {}
+    for position, image in enumerate(content["images"]):
+        where = _where(name, "image", image, position)
+        image_id = _identity(image, "id", where)
+        if image_id in images:
+            raise InputError(f"{where}: expected a different id for every image. Received: {image_id!r} twice")
+        images[image_id] = image, where, []
+    entries = []
+    for position, entry in enumerate(content["annotations"]):
+        where = _where(name, "annotation", entry, position)
+        category = _identity(entry, "category_id", where) if "category_id" in entry else 1
+        entries.append((entry, category, where))
+    categories = {category for entry, category, _ in entries if entry.get("keypoints")}
+    if not categories:
+        raise InputError(f"{name}: expected keypoints in the annotations. Received: {len(entries)} without any")
+    for entry, category, where in entries:
+        if category in categories:
+            image_id = _identity(entry, "image_id", where)
+            if image_id not in images:
+                raise InputError(f"{where}: expected the id of an image as image_id. Received: {image_id!r}")
+            images[image_id][-1].append(_person(entry, category, schema, where))
+    return [ImageLabels(image_id, tuple(people), image, where) for image_id, (image, where, people) in images.items()]
+
+
+def poses_to_results(poses: Poses, image: Mapping[str, Any], category_id: int | str = 1) -> list[dict[str, Any]]:
+    """The people found in one image as entries of a COCO results file.
+
+    Args:
+        poses: in pixels of the image.
+        image: what names the image in each entry: `image_id`, `file_name`, or both.
+        category_id: of people.
+
+    Returns:
+        An entry a person, with coordinates to 1/1000 pixel and scores to seven digits, what float32 holds.
+    """
+
+    def digits(score):
+        return float(f"{score:.7g}")
+
+    return [
+        {
+            **image,
+            "category_id": category_id,
+            "keypoints": [
+                value for x, y, heat in keypoints.tolist() for value in (round(x, 3), round(y, 3), digits(heat))
+            ],
+            "score": digits(score),
+        }
+        for keypoints, score in poses
+    ]
+
+
+def parse_keypoints(values: Any, schema: KeypointSchema, where: str) -> np.ndarray:
+    """(K, 3) float64 of a list of 3 K numbers; `where` begins the error.
+
+    Raises:
+        InputError: it is no such list.
+    """
+    keypoints = parse_numbers(values)
+    if keypoints is None or len(keypoints) != 3 * len(schema):
+        raise InputError(
+            f"{where}: expected as keypoints a list of {3 * len(schema)} finite numbers, 3 for each of the "
+            f"{len(schema)} keypoints of {schema.name}. Received: {received(values)}"
+        )
+    return keypoints.reshape(-1, 3)
+
+
+def parse_numbers(values: Any) -> np.ndarray | None:
+    """A list of finite numbers as float64 (N,); None for anything else."""
+    if not isinstance(values, list | tuple | np.ndarray):
+        return None
+    try:
+        numbers = np.asarray(values)
+    except ValueError:
+        return None
+    fits = numbers.ndim == 1 and (numbers.dtype.kind in "iuf" or not len(numbers))
+    return numbers.astype(np.float64) if fits and np.isfinite(numbers).all() else None
+
+
+def box_around(points: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, width and height of the smallest box that holds points (N, 2); zeros where there are none."""
+    if not len(points):
+        return 0.0, 0.0, 0.0, 0.0
+    low, high = points.min(axis=0), points.max(axis=0)
+    return *low.tolist(), *(high - low).tolist()
+
+
+def received(value: Any) -> str:
+    """A value as the end of a message, short whatever it is."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return repr(value)[:80] if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number, and neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> PersonLabels:
+    keypoints = parse_keypoints(entry.get("keypoints") or [0] * 3 * len(schema), schema, where)
+    around = box_around(keypoints[keypoints[:, 2] > 0, :2])
+    box = entry.get("bbox")
+    if box is None or (isinstance(box, Sequence) and not len(box)):
+        box = around
+    numbers = parse_numbers(box)
+    if numbers is None or len(numbers) != 4 or min(numbers[2:]) < 0:
+        raise InputError(f"{where}: expected as bbox left, top, width, height. Received: {str(box)[:80]}")
+    area = entry.get("area")
+    if area is not None and not is_finite_number(area):
+        raise InputError(f"{where}: expected a finite number as area. Received: {received(area)}")
+    if not area or area < 0:
+        area = AREA_PER_BOX * (numbers[2] * numbers[3] or around[2] * around[3])
+    crowd = entry.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise InputError(f"{where}: expected 0 or 1 as iscrowd. Received: {received(crowd)}")
+    return PersonLabels(
+        keypoints=keypoints,
+        box=tuple(numbers.tolist()),
+        area=float(area),
+        category_id=category,
+        crowd=bool(crowd),
+        segmentation=entry.get("segmentation"),
+        where=where,
+    )
+
+
+def _identity(mapping, key: str, where: str) -> int | str:
+    value = mapping.get(key)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise InputError(f"{where}: expected a whole number or a text as {key}. Received: {received(value)}")
+    return value
+
+
+def _where(name: str, kind: str, item, position: int) -> str:
+    if not isinstance(item, Mapping):
+        raise InputError(f"{name}: {kind} number {position}: expected a mapping. Received: {received(item)}")
+    return f"{name}: {kind} {item.get('id', f'number {position}')}"

@@ -1,0 +1,258 @@
+"""The reference's checkpoints: the same outputs stage by stage, every tensor used, everything else refused.
+
+The golden maps hold every STRIDE-th value of the reference's (NHWC, flattened), to keep the files small; the stride
+shares no factor with any number of channels or columns, so that all of them are met.
+"""
+
+import os
+import pickle
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from converters.from_torch import import_checkpoint, read_state_dict
+from converters.to_torch import to_state_dict
+from dekr_tf.config import Config, ModelConfig
+from dekr_tf.errors import InputError
+from dekr_tf.models import save_model
+from dekr_tf.sidecar import Sidecar
+from dekr_tf.training.trainer import load_backbone
+
+torch = pytest.importorskip("torch")
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+STRIDE = 19
+#: Largest difference relative to the largest value of the map.
+TOLERANCE = 2e-5
+#: Our layer for each of the reference's maps, in the order of the computation.
+STAGES = {
+    "layer1": "stage1_u3_relu",
+    **{f"stage2_{branch}": f"stage2_m0_f{branch}_relu" for branch in range(2)},
+    **{f"stage3_{branch}": f"stage3_m3_f{branch}_relu" for branch in range(3)},
+    **{f"stage4_{branch}": f"stage4_m2_f{branch}_relu" for branch in range(4)},
+    "heatmap": "heatmap",
+    "offset_feature": "offset_transition_relu",
+    "keypoint2_block0": "offset_g1_block0_relu",
+    "offset": "offset_g1_final",
+}
+
+
+def save(tensors, path, wrap=lambda tensors: tensors):
+    """Writes arrays as a `.pth` file."""
+    torch.save(wrap({name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["coco_w32", "crowdpose_w32", "coco_w48", "crowdpose_w48"])
+def imported(request, golden_checkpoint, tmp_path_factory):
+    """A checkpoint of the paper: its name, its tensors and the model made of it."""
+    tensors = golden_checkpoint(request.param)
+    keypoints, width = request.param.split("_w")
+    path = save(tensors, tmp_path_factory.mktemp("checkpoint") / "golden.pth")
+    config = Config(keypoints=keypoints, model=ModelConfig(width=int(width)))
+    model = import_checkpoint(path, config)
+    path.unlink()
+    yield request.param, tensors, model, config
+    keras.backend.clear_session()
+
+
+def test_every_stage_equals_the_reference(imported):
+    name, _, model, _ = imported
+    with np.load(GOLDENS / f"model_{name}.npz") as arrays:
+        golden = dict(arrays)
+    stages = {stage: layer for stage, layer in STAGES.items() if stage in golden}
+    assert set(golden) == {"input", *stages}
+    assert {"heatmap", "offset"} <= set(stages)
+    tap = keras.Model(model.input, {stage: model.get_layer(layer).output for stage, layer in stages.items()})
+    maps = {stage: np.asarray(value) for stage, value in tap(golden["input"]).items()}
+    if "keypoint2_block0" in maps:
+        maps["keypoint2_block0"] = maps["keypoint2_block0"][..., 2 * 15 : 3 * 15]
+    for stage in stages:
+        expected = golden[stage]
+        received = maps[stage].ravel()[::STRIDE]
+        np.testing.assert_allclose(received, expected, rtol=0, atol=TOLERANCE * abs(expected).max(), err_msg=stage)
+
+
+def test_what_came_in_goes_out_again(imported):
+    _, tensors, model, config = imported
+    again = to_state_dict(model, Sidecar.from_config(config))
+    assert set(again) == set(tensors)
+    for name, value in tensors.items():
+        assert again[name].dtype == value.dtype
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("keypoints", ["coco", "crowdpose"])
+def test_rescoring_nets(keypoints, golden_checkpoint, tmp_path):
+    path = save(golden_checkpoint(f"rescore_{keypoints}"), tmp_path / "rescore.pth")
+    model = import_checkpoint(path, Config(keypoints=keypoints))
+    with np.load(GOLDENS / f"rescore_{keypoints}.npz") as golden:
+        scores = np.asarray(model(golden["feature"]))
+        np.testing.assert_allclose(scores.ravel(), golden["score"].ravel(), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def tiny_tensors(tiny):
+    model, config = tiny
+    return to_state_dict(model, Sidecar.from_config(config))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: tensors,
+        lambda tensors: {"epoch": 3, "model": "hrnet_dekr", "state_dict": tensors},
+        lambda tensors: {"model": tensors},
+        lambda tensors: {"state_dict": {f"module.{name}": value for name, value in tensors.items()}},
+        lambda tensors: {name: torch.nn.Parameter(value, value.is_floating_point()) for name, value in tensors.items()},
+        lambda tensors: {name: value.double() for name, value in tensors.items()},
+    ],
+    ids=["plain", "state_dict", "model", "module.", "parameters", "float64"],
+)
+def test_wrappers_and_prefixes(tiny, tiny_tensors, tmp_path, wrap):
+    model, config = tiny
+    path = save(tiny_tensors, tmp_path / "tiny.pth", wrap)
+    tensors = read_state_dict(path)
+    assert set(tensors) == {name for name in tiny_tensors if not name.endswith(("_tracked", "_matrix"))}
+    assert {value.dtype for value in tensors.values()} == {np.dtype(np.float32)}
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(value, tiny_tensors[name])
+
+
+def test_a_small_network_of_two_keypoints(tiny, tiny_tensors, tmp_path):
+    model, config = tiny
+    again = import_checkpoint(save(tiny_tensors, tmp_path / "tiny.pth"), config)
+    assert [variable.path for variable in again.variables] == [variable.path for variable in model.variables]
+    for received, expected in zip(again.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(received, expected, err_msg=expected.path)
+
+
+def without(tensors, name):
+    return {other: value for other, value in tensors.items() if other != name}
+
+
+NAME = "offset_feature_layers.1.0.adapt_conv.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: without(tensors, NAME), f"does not fit the model: missing {NAME}$"),
+        (lambda tensors: {**tensors, "extra.weight": np.ones(2)}, "does not fit the model: unexpected extra.weight$"),
+        (
+            lambda tensors: {**tensors, NAME: tensors[NAME][..., 0]},
+            rf"{NAME} has shape \(15, 15, 3\), not \(15, 15, 3, 3\)$",
+        ),
+        (lambda tensors: {**tensors, NAME: tensors[NAME] * np.nan}, f"{NAME} holds NaN or infinite values$"),
+        (
+            lambda tensors: without({**tensors, "b": np.ones(2), "a": np.ones(2), "c": np.ones(2)}, NAME),
+            f"missing {NAME}; unexpected a; unexpected b and 1 more$",
+        ),
+        (
+            lambda tensors: {**tensors, "transition1.0.0.weight": np.ones((16, 256, 3, 3))},
+            r"expected width 8 \(model.width\), 8 channels out of transition1.0.0.weight. "
+            r"Received: shape \(16, 256, 3, 3\)$",
+        ),
+        (
+            lambda tensors: {**tensors, "head_heatmap.1.weight": np.ones((15, 8, 1, 1))},
+            r"the keypoints of stick and a center, 3 channels out of .* Received: shape \(15, 8, 1, 1\)$",
+        ),
+        (lambda tensors: {"a": np.ones(2), "b": np.ones(2)}, "expected the tensors of a DEKR.*Received: a, b, ...$"),
+        (lambda tensors: {}, "Received: none, ...$"),
+    ],
+)
+def test_tensors_that_do_not_fit(tiny, tiny_tensors, tmp_path, change, message):
+    path = save(change(tiny_tensors), tmp_path / "changed.pth")
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(path, tiny[1])
+
+
+def test_a_failed_import_leaves_a_model_as_it_was(tiny, tiny_tensors):
+    from converters.from_torch import assign_tensors
+    from converters.weight_map import dekr_entries
+
+    model, config = tiny
+    before = [np.array(variable) for variable in model.variables]
+    tensors = {name: 2 * value for name, value in tiny_tensors.items()}
+    with pytest.raises(InputError, match="unexpected"):
+        assign_tensors(model, dekr_entries(config.model, 2), tensors, "changed.pth")
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_plain_or_grouped_heads_have_no_checkpoint(tiny, tiny_tensors, tmp_path):
+    path = save(tiny_tensors, tmp_path / "tiny.pth")
+    model = {**tiny[1].model.model_dump(), "offset_head": {"block": "plain", "branches": "single"}}
+    config = Config(keypoints=tiny[1].keypoints, model=model)
+    with pytest.raises(InputError, match=r"adaptive offset head .* Received: .* block=plain, branches=single$"):
+        import_checkpoint(path, config)
+
+
+class Code:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    path = tmp_path / "code.pth"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "more": Code(tmp_path / "ran")}, path)
+    with pytest.raises(InputError, match=r"only tensors and plain values are read. Received: posix.mkdir$"):
+        read_state_dict(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", pickle.dumps({"a": 1}), bytes(100)])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "other.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"other.pth( is not a PyTorch checkpoint|: expected a state_dict of tensors)"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_damaged_files_are_refused(tmp_path, old_format):
+    path = tmp_path / "damaged.pth"
+    torch.save({"a": torch.arange(64)}, path, _use_new_zipfile_serialization=not old_format)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 100, 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged"):
+            read_state_dict(path)
+
+
+def test_files_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"cannot read checkpoint .*gone.pth: No such file or directory$"):
+        read_state_dict(tmp_path / "gone.pth")
+    with pytest.raises(InputError, match=r"cannot read checkpoint .*: Is a directory$"):
+        read_state_dict(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(InputError, match="needs PyTorch: pip install"):
+        read_state_dict(tmp_path / "gone.pth")
+
+
+def test_an_imagenet_backbone_starts_a_network(tiny, tiny_tensors, tmp_path):
+    model, config = tiny
+    heads = ("transition_heatmap", "head_heatmap", "transition_offset", "offset_")
+    tensors = {name: value for name, value in tiny_tensors.items() if not name.startswith(heads)}
+    backbone_names = set(tensors)
+    classifier = ("incre_modules.0.0.conv1.weight", "downsamp_modules.0.0.bias", "final_layer.0.weight")
+    tensors |= {name: np.ones(3, np.float32) for name in (*classifier, "classifier.weight", "classifier.bias")}
+    backbone = import_checkpoint(save(tensors, tmp_path / "imagenet.pth"), config)
+    assert backbone.name == "hrnet"
+    save_model(backbone, tmp_path / "backbone.keras")
+
+    network = keras.models.clone_model(model)
+    load_backbone(network, tmp_path / "backbone.keras")
+    # In a network's checkpoint now all tensors of the backbone are the file's, and no other.
+    received = to_state_dict(network, Sidecar.from_config(config))
+    for name, value in tiny_tensors.items():
+        same = np.array_equal(received[name], value)
+        assert same or name not in backbone_names, name
+    assert not np.array_equal(received["transition_offset.0.weight"], tiny_tensors["transition_offset.0.weight"])

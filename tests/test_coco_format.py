@@ -1,0 +1,174 @@
+"""COCO's files: what is read from annotations, what is said about bad ones, and what results look like."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dekr_tf.coco_format import box_around, poses_to_results, read_labels
+from dekr_tf.errors import InputError
+from dekr_tf.keypoints import COCO, KeypointSchema
+from dekr_tf.poses import Poses
+
+PAIR = KeypointSchema(name="pair", names=("left", "right"), flip_pairs=((0, 1),))
+PERSON = {
+    "id": 4,
+    "image_id": 7,
+    "category_id": 1,
+    "keypoints": [4, 5, 2, 8, 11, 1],
+    "area": 55.5,
+    "bbox": [3, 4, 6, 8],
+}
+
+
+def content(*annotations):
+    return {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": "b"}], "annotations": list(annotations)}
+
+
+def without(*keys, **changes):
+    return {key: value for key, value in (PERSON | changes).items() if key not in keys}
+
+
+def test_images_and_their_people():
+    first, second = read_labels(content(PERSON, without("category_id", image_id="b", iscrowd=1)), PAIR)
+    assert (first.image_id, first.file_name, second.image_id) == (7, "a.jpg", "b")
+    (person,), (crowd,) = first.people, second.people
+    np.testing.assert_array_equal(person.keypoints, [[4, 5, 2], [8, 11, 1]])
+    assert (person.box, person.area, person.crowd, person.labelled) == ((3, 4, 6, 8), 55.5, False, True)
+    assert (crowd.crowd, crowd.labelled) == (True, False)
+    assert (person.category_id, crowd.category_id) == (3, 1)
+    with pytest.raises(InputError, match=r"image b: expected a text as file_name\. Received: none"):
+        _ = second.file_name
+
+
+def test_a_file_reads_like_its_content(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(content(PERSON)))
+    assert read_labels(path, PAIR)[0].people[0].area == 55.5
+
+
+@pytest.mark.parametrize(
+    ("person", "box", "area"),
+    [
+        (without("area"), (3, 4, 6, 8), 0.53 * 48),
+        (without(area=0), (3, 4, 6, 8), 0.53 * 48),
+        (without(area=None, bbox=None), (4, 5, 4, 6), 0.53 * 24),
+        (without("area", bbox=[]), (4, 5, 4, 6), 0.53 * 24),
+        (without("area", bbox=[3, 4, 0, 8]), (3, 4, 0, 8), 0.53 * 24),
+        (without("area", "bbox", keypoints=[9, 9, 1, 2, 2, 0]), (9, 9, 0, 0), 0),
+        (without(bbox=[-50, 900, 1000, 1000]), (-50, 900, 1000, 1000), 55.5),
+    ],
+)
+def test_area_falls_back_to_the_box_and_then_to_the_keypoints(person, box, area):
+    (read,) = read_labels(content(person), PAIR)[0].people
+    assert read.box == box
+    assert read.area == pytest.approx(area)
+
+
+@pytest.mark.parametrize("keypoints", [{}, {"keypoints": None}, {"keypoints": []}])
+def test_people_without_keypoints_are_unlabelled_and_other_things_are_left_out(keypoints):
+    unlabelled = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2, 2]} | keypoints
+    thing = {"id": 6, "image_id": 7, "category_id": 2, "bbox": [0, 0, 2, 2]}
+    _, person = read_labels(content(PERSON, unlabelled, thing), PAIR)[0].people
+    np.testing.assert_array_equal(person.keypoints, np.zeros((2, 3)))
+    assert not person.labelled
+    assert person.area == pytest.approx(0.53 * 4)
+
+
+BAD = {
+    "a list": ([], "expected a mapping. Received: a list of 0"),
+    "no images": ({"annotations": []}, "expected a list as images. Received: none"),
+    "no annotations": ({"images": []}, "expected a list as annotations. Received: none"),
+    "images of the wrong type": ({"images": 3, "annotations": []}, "expected a list as images. Received: 3"),
+    "zero images": ({"images": [], "annotations": []}, "expected at least one image. Received: an empty list"),
+    "image is no mapping": ({"images": [5], "annotations": []}, "image number 0: expected a mapping. Received: 5"),
+    "image without id": (
+        {"images": [{}], "annotations": []},
+        "image number 0: expected a whole number or a text as id",
+    ),
+    "image id twice": (
+        {"images": [{"id": 7}] * 2, "annotations": []},
+        "image 7: expected a different id for every image",
+    ),
+    "zero people": (content(), "expected keypoints in the annotations. Received: 0 without any"),
+    "no keypoints at all": (content(without("keypoints")), "Received: 1 without any"),
+    "annotation is no mapping": (content(5), "annotation number 0: expected a mapping. Received: 5"),
+    "unknown image": (
+        content(without(image_id=99)),
+        "annotation 4: expected the id of an image as image_id. Received: 99",
+    ),
+    "no image": (content(without("image_id")), "annotation 4: expected a whole number or a text as image_id"),
+    "a list as image": (content(without(image_id=[7])), "text as image_id. Received: a list of 1"),
+    "a list as category": (content(without(category_id=[7])), "text as category_id. Received: a list of 1"),
+    "other skeleton": (content(without(keypoints=[1] * 51)), "2 keypoints of pair. Received: a list of 51"),
+    "text among keypoints": (content(without(keypoints=["1", 1, 2, 3, 4, 2])), "a list of 6 finite numbers"),
+    "keypoints in threes": (content(without(keypoints=[[1, 1, 2], [3, 4, 2]])), "a list of 6 finite numbers"),
+    "not a number": (content(without(keypoints=[float("nan"), 1, 2, 3, 4, 2])), "a list of 6 finite numbers"),
+    "keypoints are a text": (content(without(keypoints="none")), "Received: 'none'"),
+    "infinite area": (
+        content(without(area=float("inf"))),
+        "annotation 4: expected a finite number as area. Received: inf",
+    ),
+    "text as area": (content(without(area="big")), "as area. Received: 'big'"),
+    "box of three": (content(without(bbox=[1, 2, 3])), "as bbox left, top, width, height. Received: [1, 2, 3]"),
+    "infinite box": (content(without(bbox=[1, 2, 3, float("-inf")])), "annotation 4: expected as bbox left, top"),
+    "negative box": (content(without(bbox=[9, 9, -5, -5])), "width, height. Received: [9, 9, -5, -5]"),
+    "text as box": (content(without(bbox="x")), "height. Received: x"),
+    "text as crowd": (content(without(iscrowd="no")), "annotation 4: expected 0 or 1 as iscrowd. Received: 'no'"),
+}
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=BAD)
+def test_bad_files_give_one_line_that_says_where(tmp_path, bad, message):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(bad))
+    with pytest.raises(InputError) as caught:
+        read_labels(path, PAIR)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"annotations {path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, r"cannot read annotations .*bad\.json: No such file"),
+        (b"", r"bad\.json: expected JSON\. Received: "),
+        (b'{"images": [', r"bad\.json: expected JSON"),
+        (bytes(range(256)), r"bad\.json: expected JSON"),
+        (b"[" * 100_000, r"bad\.json: expected JSON"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, data, message):
+    path = tmp_path / "bad.json"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        read_labels(path, COCO)
+
+
+def test_poses_become_results():
+    poses = Poses([[[1, 2, 0.5], [3, 4.00049, 0.4]], [[5, 6, 1], [7, -8, 1.2345678e-5]]], [0.75, 0.4])
+    results = poses_to_results(poses, {"image_id": 7, "file_name": "7.jpg"}, category_id=3)
+    assert json.loads(json.dumps(results)) == [
+        {
+            "image_id": 7,
+            "file_name": "7.jpg",
+            "category_id": 3,
+            "keypoints": [1, 2, 0.5, 3, 4.0, 0.4],
+            "score": 0.75,
+        },
+        {
+            "image_id": 7,
+            "file_name": "7.jpg",
+            "category_id": 3,
+            "keypoints": [5, 6, 1, 7, -8, 1.234568e-5],
+            "score": 0.4,
+        },
+    ]
+    assert poses_to_results(Poses.empty(2), {}) == []
+
+
+def test_box_around_points():
+    assert box_around(np.array([[3.0, 9.0], [1.0, 10.0]])) == (1, 9, 2, 1)
+    assert box_around(np.zeros((0, 2))) == (0, 0, 0, 0)

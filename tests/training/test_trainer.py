@@ -1,0 +1,188 @@
+"""Training on a few drawn people: it learns, writes what it says, and can be repeated."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dekr_tf.config import Config, load_config
+from dekr_tf.data.synthetic import write_dataset
+from dekr_tf.errors import InputError
+from dekr_tf.models import build_backbone, build_dekr, load_model, save_model
+from dekr_tf.sidecar import Sidecar
+from dekr_tf.training.trainer import learning_rate, load_backbone, train
+
+TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Settings of a short training on four images of drawn people, of whom two keypoints count."""
+    folder = tmp_path_factory.mktemp("people")
+    write_dataset(folder, train=4, val=0, size=(96, 96), seed=0)
+    content = json.loads((folder / "train.json").read_text())
+    for person in content["annotations"]:
+        person["keypoints"] = person["keypoints"][3 * 5 : 3 * 7]
+    content["categories"][0]["keypoints"] = ["left", "right"]
+    (folder / "train.json").write_text(json.dumps(content))
+    return Config(
+        keypoints={"name": "shoulders", "names": ["left", "right"], "flip_pairs": [["left", "right"]]},
+        input_size=64,
+        model=TINY,
+        data={"train_annotations": folder / "train.json", "train_images": folder / "train" / "images"},
+        targets={"min_center_area": 0},
+        training={"batch_size": 2, "epochs": 8, "learning_rate": 0.01, "learning_rate_drops": (5, 7), "seed": 3},
+    )
+
+
+def with_training(config, **values):
+    return config.model_copy(update={"training": config.training.model_copy(update=values)})
+
+
+def losses_of(folder, name="loss"):
+    """A column of the log, a value an epoch."""
+    with open(folder / "log.csv", newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+class Watch(keras.callbacks.Callback):
+    """Notes the network's parameters at the start, and the learning rate of every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = {}
+        self.rates = []
+
+    def on_train_begin(self, logs=None):
+        self.start = {variable.path: np.array(variable) for variable in self.model.network.variables}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A training from backbone weights: its config, backbone, folder, network and what was noted on the way."""
+    folder = tmp_path_factory.mktemp("runs")
+    keras.utils.set_random_seed(1)
+    backbone = build_backbone(config.model)
+    save_model(backbone, folder / "backbone.keras")
+    config = with_training(config, backbone_weights=folder / "backbone.keras")
+    watch = Watch()
+    network = train(config, folder / "new" / "run", callbacks=[watch])
+    return config, backbone, folder / "new" / "run", network, watch
+
+
+def test_it_learns(run):
+    losses = losses_of(run[2])
+    assert len(losses) == 8
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+def test_the_total_is_the_sum_of_the_losses(run):
+    parts = [losses_of(run[2], name) for name in ("heatmap_loss", "offset_loss")]
+    np.testing.assert_allclose(losses_of(run[2]), np.sum(parts, axis=0), rtol=1e-5)
+    assert np.min(parts) > 0
+
+
+def test_everything_that_belongs_to_the_run_is_written(run):
+    config, _, folder, network, _ = run
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "last.keras", "last.keras.json", "log.csv"]
+    model, sidecar = load_model(folder / "last.keras")
+    assert sidecar == Sidecar.from_config(config)
+    assert sidecar.schema.names == ("left", "right")
+    for received, expected in zip(model.variables, network.variables, strict=True):
+        np.testing.assert_array_equal(received, expected)
+    assert load_config(folder / "config.yaml") == config
+
+
+def test_training_starts_from_the_backbone(run):
+    _, backbone, _, network, watch = run
+    for variable in backbone.variables:
+        np.testing.assert_array_equal(watch.start[variable.path], variable, err_msg=variable.path)
+    for variable in network.variables:
+        assert np.any(variable != watch.start[variable.path]), variable.path
+
+
+def test_the_learning_rate_drops_after_the_epochs_of_the_config(run):
+    # Two steps an epoch.
+    np.testing.assert_allclose(run[4].rates, [1e-2] * 10 + [1e-3] * 4 + [1e-4] * 2, rtol=1e-6)
+
+
+def test_learning_rates_by_hand():
+    config = Config(training={"learning_rate": 0.5, "learning_rate_drops": (4, 2)})
+    rate = learning_rate(config, steps_per_epoch=3)
+    np.testing.assert_allclose([float(rate(step)) for step in range(14)], [0.5] * 6 + [0.05] * 6 + [0.005] * 2)
+    assert learning_rate(Config(training={"learning_rate_drops": ()}), 3) == 1e-3
+
+
+def test_the_same_seed_gives_the_same_losses(run, tmp_path):
+    config, _, folder, _, _ = run
+    train(with_training(config, epochs=2), tmp_path)
+    assert losses_of(tmp_path) == losses_of(folder)[:2]
+
+
+def test_xla_can_compile_the_whole_step(run, tmp_path):
+    class Lowered(Exception):
+        """The step is lowered, which meets every operation; making machine code of it would take a minute."""
+
+    class Lower(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            assert self.model.jit_compile
+            step = tf.function(lambda image, targets: self.model.train_step((image, targets)), jit_compile=True)
+            shapes = {"heatmap": 3, "heatmap_weight": 3, "offset": 4, "offset_weight": 4}
+            targets = {name: tf.ones((2, 16, 16, channels)) for name, channels in shapes.items()}
+            text = step.experimental_get_compiler_ir(tf.ones((2, 64, 64, 3)), targets)(stage="hlo")
+            assert "convolution" in text and "scatter" in text
+            raise Lowered
+
+    with pytest.raises(Lowered):
+        train(with_training(run[0], jit_compile=True), tmp_path, callbacks=[Lower()])
+
+
+def test_mixed_precision(run, tmp_path):
+    config, _, folder, _, _ = run
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        network = train(with_training(config, epochs=2), tmp_path)
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert network.get_layer("stage1_u0_1_conv").compute_dtype == "float16"
+    assert losses_of(tmp_path)[:1] == pytest.approx(losses_of(folder)[:1], rel=0.05)
+    assert all(np.isfinite(variable).all() for variable in network.variables)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello", b"PK\x03\x04"])
+def test_backbones_that_cannot_be_read(tmp_path, content):
+    path = tmp_path / "backbone.keras"
+    if content is not None:
+        path.write_bytes(content)
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(InputError, match=r"cannot read backbone weights .*backbone.keras"):
+        load_backbone(network, path)
+
+
+def test_backbones_of_another_size(config, tmp_path):
+    network = build_dekr(config.model, config.schema)
+    save_model(build_backbone(config.model.model_copy(update={"width": 16})), tmp_path / "wide.keras")
+    with pytest.raises(InputError, match=r"wide.keras do not fit at layer stage2_t0_conv: "):
+        load_backbone(network, tmp_path / "wide.keras")
+    save_model(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")]), tmp_path / "dense.keras")
+    with pytest.raises(InputError, match=r"do not fit at layer dense: No such layer"):
+        load_backbone(network, tmp_path / "dense.keras")
+
+
+def test_settings_that_are_missing(tmp_path):
+    with pytest.raises(InputError, match=r"needs data.train_annotations and data.train_images"):
+        train(Config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made(config, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        train(config, tmp_path / "taken")
