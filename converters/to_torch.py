@@ -33,7 +33,8 @@ def to_state_dict(model: keras.Model, sidecar: Sidecar) -> dict[str, np.ndarray]
         if name == "running_var":
             tensors[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
         if module.endswith(".adapt_conv"):
-            tensors[f"{module.removesuffix('.adapt_conv')}.regular_matrix"] = np.ascontiguousarray(np.transpose(GRID), np.float32)
+            grid = np.ascontiguousarray(np.transpose(GRID), np.float32)
+            tensors[f"{module.removesuffix('.adapt_conv')}.regular_matrix"] = grid
     return tensors
 
 

@@ -14,7 +14,7 @@ PAIR = KeypointSchema(name="pair", names=("left", "right"), flip_pairs=((0, 1),)
 PERSON = {
     "id": 4,
     "image_id": 7,
-    "category_id": 1,
+    "category_id": 3,
     "keypoints": [4, 5, 2, 8, 11, 1],
     "area": 55.5,
     "bbox": [3, 4, 6, 8],

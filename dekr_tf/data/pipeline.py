@@ -76,8 +76,8 @@ def train_dataset(
 ) -> tf.data.Dataset:
     """Batches for training; iterating once is one epoch, in a new order and with new augmentations every time.
 
-    An epoch goes `data.repeat` times through the images. A sample depends on `training.seed`, the number of the pass and
-    the image alone, not on the timing of threads. What does not fill a batch at the end of an epoch is left out of it.
+    An epoch goes `data.repeat` times through the images. A sample depends on `training.seed`, the number of the pass
+    and the image alone, not on the timing of threads. What does not fill a batch at the end of an epoch is left out.
 
     Args:
         records: images with or without people.

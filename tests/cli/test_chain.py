@@ -7,6 +7,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dekr_tf.cli.main import main
 from dekr_tf.config import Config
@@ -20,6 +21,19 @@ TINY = {
     "input_size": 64,
     "model": {"width": 2, "modules": [1, 1, 1], "units": 1, "offset_head": {"block": "plain", "blocks": 1}},
 }
+
+#: Graphs take longer to make than a few steps; tf.data says that it goes on making its own.
+EAGERLY = pytest.mark.usefixtures("eagerly")
+
+TF_DATA_HAS_GRAPHS = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+
+
+@pytest.fixture
+def eagerly():
+    """Without graphs, which take longer to make than a few steps do."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +90,7 @@ def test_photos_of_every_kind(model, tmp_path, capsys):
         "grey_as_color": np.dstack([grey] * 3),
         "deep_grey": grey.astype(np.uint16) * 257,
         "one_pixel": color[:1, :1],
-        "wide": np.tile(color, (1, 223, 1))[:, :20_000],
+        "wide": np.zeros((1_300, 20_000, 3), np.uint8),
         "upright": upright,
     }
     for name, photo in photos.items():
@@ -104,8 +118,10 @@ def test_photos_of_every_kind(model, tmp_path, capsys):
         assert drawing.shape == (*photo.shape[:2], 3)
 
 
+@EAGERLY
+@TF_DATA_HAS_GRAPHS
 @pytest.mark.parametrize("count", [1, 3, 21])
-def test_skeletons_of_every_size(people, tmp_path, capsys, count):
+def test_skeletons_of_every_size(eagerly, people, tmp_path, capsys, count):
     names = [f"k{index}" for index in range(count)]
     skeleton = {"names": names, "flip_pairs": [names[:2]] if count > 1 else [], "edges": [names[1:3]] * (count > 1)}
     folder = tmp_path / "labels"
@@ -175,7 +191,9 @@ def test_labels_and_settings_that_do_not_fit(people, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "labels.json", "list.yaml"]
 
 
-def test_an_interrupt_while_the_model_is_written_leaves_the_one_before(people, tmp_path, capsys, monkeypatch):
+@EAGERLY
+@TF_DATA_HAS_GRAPHS
+def test_an_interrupt_while_the_model_is_written_leaves_the_one_before(eagerly, people, tmp_path, capsys, monkeypatch):
     save, written = keras.Model.save, []
 
     def interrupted(network, path):
