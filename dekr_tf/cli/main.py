@@ -19,7 +19,7 @@ TIERS = {
     "pycocotools": "train",
     "tensorboard": "train",
     "tensorflow": "train",
-    "ai_edge_quantizer": "export",
+    "litert_quantizer": "export",
     "onnx": "export",
     "onnxruntime": "export",
     "tf2onnx": "export",
@@ -56,7 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs `dekr`. Returns the exit code: 0, or 2 for bad input, said in one line on standard error."""
     # TensorFlow's own messages. What fails raises an exception as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        # argparse takes no more words into a list once another positional argument has been read before an option.
+        if "overrides" not in arguments or any(word.startswith("-") for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.overrides += rest
     try:
         with quiet_import("tensorflow"):
             arguments.run(arguments)

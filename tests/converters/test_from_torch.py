@@ -111,8 +111,7 @@ def tiny_tensors(tiny):
     ],
     ids=["plain", "state_dict", "model", "module.", "parameters", "float64"],
 )
-def test_wrappers_and_prefixes(tiny, tiny_tensors, tmp_path, wrap):
-    model, config = tiny
+def test_wrappers_and_prefixes(tiny_tensors, tmp_path, wrap):
     path = save(tiny_tensors, tmp_path / "tiny.pth", wrap)
     tensors = read_state_dict(path)
     assert set(tensors) == {name for name in tiny_tensors if not name.endswith(("_tracked", "_matrix"))}

@@ -36,7 +36,9 @@ def test_printed_sizes(name):
 
 def test_a_small_network_by_hand():
     config = Config(
-        keypoints={"names": ["top", "end"]}, input_size=64, model={"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+        keypoints={"names": ["top", "end"]},
+        input_size=64,
+        model={"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1},
     )
     counts = count_complexity(config)
     # 1x1 to 30 channels with its normalisation, two blocks of two branches, the last 1x1.

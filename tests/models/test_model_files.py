@@ -115,9 +115,9 @@ def test_damaged_files(tiny, tmp_path, suffix):
     holed = whole[:2000] + b"x" * middle + whole[2000 + middle :]
     for content in (b"", whole[:1000], whole[:-100], holed):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"tiny{suffix} is not a DEKR of these settings, or it is damaged") as error:
+        with pytest.raises(InputError, match=f"tiny{suffix} is not a DEKR of these settings, or it is damaged") as e:
             load_model(path)
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(e.value)
 
 
 def test_models_of_other_kinds(tmp_path):

@@ -120,10 +120,25 @@ def test_learning_rates_by_hand():
     assert learning_rate(Config(training={"learning_rate_drops": ()}), 3) == 1e-3
 
 
-def test_the_same_seed_gives_the_same_losses(run, tmp_path):
-    config, _, folder, _, _ = run
-    train(with_training(config, epochs=2), tmp_path)
-    assert losses_of(tmp_path) == losses_of(folder)[:2]
+@pytest.fixture
+def eagerly():
+    """Without graphs, which take longer to make than a few steps do."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+TF_DATA_HAS_GRAPHS = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+
+
+@TF_DATA_HAS_GRAPHS
+@pytest.mark.usefixtures("eagerly")
+def test_the_same_seed_gives_the_same_losses(config, tmp_path):
+    for name, seed in {"first": 3, "again": 3, "other": 4}.items():
+        train(with_training(config, epochs=1, seed=seed), tmp_path / name)
+    losses = losses_of(tmp_path / "first")
+    assert losses_of(tmp_path / "again") == losses
+    assert losses_of(tmp_path / "other") != losses
 
 
 def test_xla_can_compile_the_whole_step(config, tmp_path, monkeypatch):
@@ -141,11 +156,13 @@ def test_xla_can_compile_the_whole_step(config, tmp_path, monkeypatch):
     assert "convolution" in lowered[0] and "scatter" in lowered[0]
 
 
+@TF_DATA_HAS_GRAPHS
+@pytest.mark.usefixtures("eagerly")
 def test_mixed_precision(run, tmp_path):
     config, _, folder, _, _ = run
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
-        network = train(with_training(config, epochs=2), tmp_path)
+        network = train(with_training(config, epochs=1), tmp_path)
     finally:
         keras.mixed_precision.set_dtype_policy("float32")
     assert network.get_layer("stage1_u0_1_conv").compute_dtype == "float16"

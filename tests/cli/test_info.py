@@ -1,0 +1,50 @@
+"""`dekr info`: the sizes of the paper's models, for people and for programs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dekr_tf.cli.main import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_for_people(capsys):
+    assert main(["info", "--config", str(CONFIGS / "coco_w32.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "input          512 x 512, 17 keypoints",
+        "parameters     29,561,182, offset head 221,068",
+        "multiply-adds  45.39 G, offset head 3.59 G",
+    ]
+
+
+def test_for_programs(capsys):
+    assert main(["info", "--config", str(CONFIGS / "crowdpose_w48.yaml"), "--json", "input_size=512"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert set(counts) == {"parameters", "gmacs", "head_parameters", "head_gmacs"}
+    assert counts["parameters"] == 65_634_631
+    # At 640 it is 140.26.
+    assert counts["gmacs"] == pytest.approx(140.2558464 * (512 / 640) ** 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "{config} input_size=640 model.width=48 --json",
+        "input_size=640 {config} --json model.width=48",
+        "input_size=640 model.width=48 --json {config}",
+    ],
+)
+def test_settings_may_stand_anywhere(words, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("dekr_tf.models.complexity.count_complexity", lambda config: asked.append(config) or {})
+    assert main(["info", *words.format(config=f"--config {CONFIGS / 'coco_w32.yaml'}").split()]) == 0
+    assert [(config.input_size, config.model.width) for config in asked] == [(640, 48)]
+
+
+def test_bad_settings(capsys):
+    assert main(["info", "--config", str(CONFIGS / "coco_w32.yaml"), "input_size=500"]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("dekr info: error: ") and errors.endswith("Received: 500\n") and errors.count("\n") == 1
