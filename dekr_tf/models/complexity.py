@@ -20,9 +20,7 @@ def count_complexity(config: Config) -> dict[str, int | float]:
         bilinear sampling and normalisation are not counted, as in the reference's own count); `head_parameters` and
         `head_gmacs`: the same for the offset head, from its 1x1 transition to its last 1x1 (paper Table 5).
     """
-    # Nothing is computed, so the variables need no values.
-    with keras.StatelessScope(initialize_variables=False):
-        model = build_dekr(config.model, config.schema, (config.input_size, config.input_size))
+    model = build_dekr(config.model, config.schema, (config.input_size, config.input_size))
     head = [layer for layer in model.layers if layer.name.startswith(OFFSET_HEAD)]
     return {
         "parameters": _parameters(model.layers),

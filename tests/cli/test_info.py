@@ -19,13 +19,16 @@ def test_for_people(capsys):
     ]
 
 
-def test_for_programs(capsys):
-    assert main(["info", "--config", str(CONFIGS / "crowdpose_w48.yaml"), "--json", "input_size=512"]) == 0
-    counts = json.loads(capsys.readouterr().out)
-    assert set(counts) == {"parameters", "gmacs", "head_parameters", "head_gmacs"}
-    assert counts["parameters"] == 65_634_631
-    # At 640 it is 140.26.
-    assert counts["gmacs"] == pytest.approx(140.2558464 * (512 / 640) ** 2, rel=1e-6)
+def test_for_programs(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("model: {width: 8, modules: [1, 1, 1], units: 1}")
+    counts = []
+    for size in (256, 512):
+        words = ["info", "--config", str(tmp_path / "config.yaml"), "--json", f"input_size={size}"]
+        assert main(words) == 0
+        counts.append(json.loads(capsys.readouterr().out))
+    assert set(counts[0]) == {"parameters", "gmacs", "head_parameters", "head_gmacs"}
+    assert counts[0]["parameters"] == counts[1]["parameters"]
+    assert counts[1]["gmacs"] == pytest.approx(4 * counts[0]["gmacs"])
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,12 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 STRIDE = 19
 #: Largest difference relative to the largest value of the map.
 TOLERANCE = 2e-5
+PARAMETERS = {
+    "coco_w32": 29_561_182,
+    "coco_w48": 65_684_590,
+    "crowdpose_w32": 29_522_071,
+    "crowdpose_w48": 65_634_631,
+}
 #: Our layer for each of the reference's maps, in the order of the computation.
 STAGES = {
     "layer1": "stage1_u3_relu",
@@ -45,7 +51,7 @@ def save(tensors, path, wrap=lambda tensors: tensors):
     return path
 
 
-@pytest.fixture(scope="module", params=["coco_w32", "crowdpose_w32", "coco_w48", "crowdpose_w48"])
+@pytest.fixture(scope="module", params=PARAMETERS)
 def imported(request, golden_checkpoint, tmp_path_factory):
     """A checkpoint of the paper: its name, its tensors and the model made of it."""
     tensors = golden_checkpoint(request.param)
@@ -82,6 +88,11 @@ def test_what_came_in_goes_out_again(imported):
     for name, value in tensors.items():
         assert again[name].dtype == value.dtype
         np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_number_of_parameters(imported):
+    name, _, model, _ = imported
+    assert sum(np.prod(variable.shape) for variable in model.trainable_variables) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("keypoints", ["coco", "crowdpose"])

@@ -16,11 +16,11 @@ MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 PLAIN = {"rotation": 0, "scale": (1, 1), "translation": 0, "flip": 0}
 
 
-def make_config(batch_size=2, augmentation=None, **targets):
+def make_config(batch_size=2, augmentation=None, repeat=1, **targets):
     values = {
         "input_size": 64,
         "training": {"batch_size": batch_size, "seed": 4},
-        "data": {"augmentation": augmentation or {}},
+        "data": {"augmentation": augmentation or {}, "repeat": repeat},
         "targets": {"min_center_area": 0, **targets},
     }
     return parse_settings(Config, values, "test")
@@ -133,12 +133,17 @@ def test_images_without_people_and_ignored_regions(people):
 
 def test_a_batch_as_large_as_the_data_set(people):
     assert len(epoch(train_dataset(*people, COCO, make_config(batch_size=5)))) == 1
-    with pytest.raises(InputError, match=r"number of training images, 5\. Received: 6"):
+    with pytest.raises(InputError, match=r"samples of an epoch, 5\. Received: 6"):
         train_dataset(*people, COCO, make_config(batch_size=6))
 
 
+def test_an_epoch_of_two_passes_is_two_epochs_of_one(people):
+    single = train_dataset(*people, COCO, make_config(batch_size=5))
+    assert_same(epoch(train_dataset(*people, COCO, make_config(batch_size=5, repeat=2))), epoch(single) + epoch(single))
+
+
 def test_missing_images_are_said_before_training(people, tmp_path):
-    with pytest.raises(InputError, match="expected all 5 annotated images in .*Received: 5 missing"):
+    with pytest.raises(InputError, match=r"expected all 5 annotated images in .*Received: 5 missing"):
         train_dataset(people[0], tmp_path, COCO, make_config())
 
 
