@@ -6,7 +6,6 @@ import pytest
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.keypoints import COCO
 from dekr_tf.models import build_backbone, build_dekr, load_model, save_model
 from dekr_tf.sidecar import Sidecar, sidecar_path
 
@@ -14,14 +13,6 @@ STICK = {"name": "stick", "names": ["top", "end"]}
 TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
 CONFIG = Config(keypoints=STICK, model=TINY)
 SIDECAR = Sidecar.from_config(CONFIG)
-HEADS = {
-    "separate": {},
-    "single": {"branches": "single"},
-    "thirteen groups": {"branches": [list(COCO.names[:5]), *([name] for name in COCO.names[5:])]},
-    "five groups": {"branches": [list(COCO.names[start : start + 4]) for start in (1, 5, 9, 13)] + [["nose"]]},
-    "plain": {"block": "plain"},
-    "dilated": {"block": "plain", "dilation": 5, "branches": "single", "channels": 32},
-}
 
 
 def build_random(config):
@@ -53,19 +44,6 @@ def test_outputs_are_the_same_to_the_bit(tiny, tmp_path, suffix):
     model, sidecar = load_model(str(path))
     assert sidecar == SIDECAR
     assert_same(model, tiny)
-
-
-@pytest.mark.parametrize(("head", "suffix"), [*((head, ".keras") for head in HEADS), ("five groups", ".weights.h5")])
-def test_every_family_of_heads(head, suffix, tmp_path):
-    config = Config(model={**TINY, "offset_head": HEADS[head]})
-    expected = build_random(config)
-    save_model(expected, tmp_path / f"model{suffix}", Sidecar.from_config(config))
-    model, sidecar = load_model(tmp_path / f"model{suffix}")
-    assert sidecar.model == config.model
-    for received, variable in zip(model.variables, expected.variables, strict=True):
-        assert received.path == variable.path
-        np.testing.assert_array_equal(received, variable)
-    assert [layer.get_config() for layer in model.layers] == [layer.get_config() for layer in expected.layers]
 
 
 def test_a_config_replaces_the_sidecar(tiny, tmp_path):

@@ -135,7 +135,7 @@ TF_DATA_HAS_GRAPHS = pytest.mark.filterwarnings("ignore:Even though the `tf.conf
 @pytest.mark.usefixtures("eagerly")
 def test_the_same_seed_gives_the_same_losses(config, tmp_path):
     for name, seed in {"first": 3, "again": 3, "other": 4}.items():
-        train(with_training(config, epochs=1, seed=seed), tmp_path / name)
+        train(with_training(config, epochs=1, batch_size=4, seed=seed), tmp_path / name)
     losses = losses_of(tmp_path / "first")
     assert losses_of(tmp_path / "again") == losses
     assert losses_of(tmp_path / "other") != losses
