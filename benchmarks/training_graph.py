@@ -84,7 +84,7 @@ def main() -> None:
         model.compile(optimizer=keras.optimizers.Adam(config.training.learning_rate))
         model.optimizer.build(model.trainable_variables)
     with timed("tracing"):
-        step = tf.function(model.train_step).get_concrete_function(batch)
+        step = tf.function(model.train_step, autograph=False).get_concrete_function(batch)
     with timed("first call"):
         step(batch)
     times = []
