@@ -1,7 +1,8 @@
 """The reference's checkpoints: the same outputs stage by stage, every tensor used, everything else refused.
 
 The golden maps hold every STRIDE-th value of the reference's (NHWC, flattened), to keep the files small; the stride
-shares no factor with any number of channels or columns, so that all of them are met.
+shares no factor with any number of channels or columns, so that all of them are met. A stage cannot be fed from them,
+so all start at the image, and the first one that differs is named.
 """
 
 import os
