@@ -40,6 +40,23 @@ if keras.backend.backend() == "tensorflow":
         """
         return tf.function(function, jit_compile=True, autograph=False)
 
+    def for_each_branch(function):
+        """`function` of arrays that all begin with the branches, run for one branch at a time on a CPU.
+
+        The maps of one branch fit into a core's cache, and TensorFlow runs as many branches at once as there are
+        cores. A GPU would rather have them all together.
+        """
+
+        def run(*arrays):
+            if tf.config.list_logical_devices("GPU"):
+                return function(*arrays)
+            results = [
+                function(*(each[branch : branch + 1] for each in arrays)) for branch in range(arrays[0].shape[0])
+            ]
+            return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *results)
+
+        return run
+
 else:
 
     def gather_rows(rows, indices):
@@ -57,4 +74,8 @@ else:
 
     def compiled(function):
         """`function` itself: the other backends compile the step around it."""
+        return function
+
+    def for_each_branch(function):
+        """`function` itself: the other backends are for accelerators, which would rather have the branches together."""
         return function
