@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from dekr_tf.config import Config
 from dekr_tf.models import build_dekr
+from dekr_tf.training.optimizer import FusedAdam
 from dekr_tf.training.trainer import DekrTraining
 
 
@@ -81,7 +82,7 @@ def main() -> None:
             config.training.heatmap_loss_weight,
             config.training.offset_loss_weight,
         )
-        model.compile(optimizer=keras.optimizers.Adam(config.training.learning_rate))
+        model.compile(optimizer=FusedAdam(config.training.learning_rate))
         model.optimizer.build(model.trainable_variables)
     with timed("tracing"):
         step = tf.function(model.train_step, autograph=False).get_concrete_function(batch)

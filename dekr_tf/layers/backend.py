@@ -33,6 +33,22 @@ if keras.backend.backend() == "tensorflow":
         # XLA has TensorFlow's own gradient of bilinear resizing, but not that of nearest.
         return with_gradient(images) if interpolation == "nearest" else resize(images)
 
+    def normalize_by_batch(x, gamma, beta, epsilon):
+        """(B, H, W, C) normalised by its own moments, then times gamma (C,) plus beta (C,).
+
+        Returns:
+            That, the mean (C,) and the unbiased variance (C,), both float32.
+        """
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.convert_to_tensor(gamma),
+            offset=tf.convert_to_tensor(beta),
+            mean=[],
+            variance=[],
+            epsilon=epsilon,
+            is_training=True,
+        )[:3]
+
     def compiled(function):
         """`function` compiled with XLA, whatever the graph around it does.
 
@@ -71,6 +87,18 @@ else:
         """Enlarges (B, H, W, C) by a whole factor, `nearest` or `bilinear` with half-pixel centers."""
         size = images.shape[1] * factor, images.shape[2] * factor
         return ops.image.resize(images, size, interpolation=interpolation, data_format="channels_last")
+
+    def normalize_by_batch(x, gamma, beta, epsilon):
+        """(B, H, W, C) normalised by its own moments, then times gamma (C,) plus beta (C,).
+
+        Returns:
+            That, the mean (C,) and the unbiased variance (C,), both float32.
+        """
+        full = ops.cast(x, "float32")
+        mean, variance = ops.moments(full, axes=(0, 1, 2))
+        count = ops.size(x) // x.shape[-1]
+        outputs = ops.batch_normalization(full, mean, variance, -1, beta, gamma, epsilon)
+        return ops.cast(outputs, x.dtype), mean, variance * (count / (count - 1))
 
     def compiled(function):
         """`function` itself: the other backends compile the step around it."""
