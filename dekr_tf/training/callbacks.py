@@ -121,11 +121,13 @@ class RunFiles(keras.callbacks.Callback):
         writer.close()
 
     def _write_log(self):
-        with atomic_output(self.output / "log.csv") as temporary:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(self.progress.rows)
+        with (
+            atomic_output(self.output / "log.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.progress.rows)
 
     @contextlib.contextmanager
     def _full_disk(self) -> Iterator[None]:

@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from dekr_tf.errors import InputError
 
+#: What TensorFlow raises when a machine is gone; which of them is a matter of timing.
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
+
 
 def open_strategy(devices: str) -> tf.distribute.Strategy:
     """The strategy that trains on what there is; `TF_CONFIG` in the environment asks for several machines.
@@ -71,7 +74,7 @@ def lost_machines(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Turns what TensorFlow reports when another machine is gone into one line."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError) as error:
+    except LOST as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
         reason = error.message.strip().splitlines()[0]

@@ -9,7 +9,7 @@ from keras import ops
 from dekr_tf.training.losses import heatmap_loss, offset_loss
 from dekr_tf.training.recompute import recomputed_gradients
 
-#: The moving average of the weights follows them closely at first: its momentum is at most (1 + t) / (10 + t) at step t.
+#: The moving average follows the weights closely at first: its momentum is at most (1 + t) / (10 + t) at step t.
 EMA_START = 10.0
 
 
@@ -90,7 +90,7 @@ class DekrTraining(keras.Model):
 
         @self._graph
         def whole_step(data):
-            run(self._apply, (run(self._whole_gradients, (data,)),))
+            run(self.train_step, (data,))
             return self._finish()
 
         @self._graph
@@ -131,14 +131,15 @@ class DekrTraining(keras.Model):
 
     # What follows runs on every device, with its share of the batch.
 
+    def train_step(self, data):
+        """The step of one device, when the batch is not taken in parts."""
+        self._apply(self._gradients(*self._prepare(data)))
+
     def _prepare(self, data):
         """Inputs and targets, and the number of offsets that are asked for in the whole batch, on all devices."""
         inputs, targets = self.prepare(*data)
         positives = ops.sum(ops.cast(targets["offset_weight"] > 0, "float32"))
         return inputs, targets, self._sum_over_devices(positives)
-
-    def _whole_gradients(self, data):
-        return self._gradients(*self._prepare(data))
 
     def _gradients(self, inputs, targets, positives):
         """Gradients whose sum over all devices and parts is that of the loss of the batch.
@@ -198,10 +199,12 @@ class DekrTraining(keras.Model):
         if self.averages:
             step = ops.cast(self.optimizer.iterations, "float32")
             momentum = ops.minimum(self.ema_momentum, (1 + step) / (EMA_START + step))
+
+            def follow(average, variable):
+                average.assign(momentum * average + (1 - momentum) * variable)
+
             for average, variable in zip(self.averages, self.network.trainable_variables, strict=True):
-                self.strategy.extended.update(
-                    average.value, lambda kept, new: kept.assign(momentum * kept + (1 - momentum) * new), (variable.value,)
-                )
+                self.strategy.extended.update(average.value, follow, (variable.value,))
         return self.get_metrics_result()
 
 

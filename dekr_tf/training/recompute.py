@@ -1,5 +1,6 @@
 """Gradients with less memory: what is inside a part of the network is computed again instead of kept."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -25,7 +26,7 @@ def segments(network: keras.Model, config: ModelConfig) -> list[keras.Model]:
         for module in range(modules):
             cuts.append([network.get_layer(f"stage{stage}_m{module}_f{branch}_relu").output for branch in range(stage)])
     cuts.append(network.output)
-    return [keras.Model(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [keras.Model(start, end) for start, end in itertools.pairwise(cuts)]
 
 
 def recomputed_gradients(
@@ -48,7 +49,8 @@ def recomputed_gradients(
         starts.append(part(starts[-1], training=True))
     gradients = {}
     upstream = None
-    for part, start in zip(reversed(parts), reversed(starts), strict=True):
+    for part in reversed(parts):
+        start = starts.pop()
         last = upstream is None
         if not last:
             # Behind the gradient of what follows: else the second pass could run early, or be merged with the first.

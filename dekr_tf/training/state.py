@@ -43,11 +43,10 @@ def save_state(path: Path, model: DekrTraining, progress: Progress) -> None:
     """
     arrays = {name: np.asarray(variable) for name, variable in _variables(model).items()}
     header = np.array(json.dumps({"rows": progress.rows, "best_ap": progress.best_ap}))
-    with atomic_output(path) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, header=header, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
+    with atomic_output(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, header=header, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_state(path: Path, model: DekrTraining) -> Progress:

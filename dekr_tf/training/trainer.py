@@ -126,7 +126,7 @@ def _check_folder(config: Config, output: Path, resume: bool) -> bool:
         return False
     if not resume:
         raise InputError(
-            f"expected a folder without a run as output; --resume goes on with the one that is there. Received: {output}"
+            f"expected a folder without a run as output; --resume goes on with one that is there. Received: {output}"
         )
     before, now = (settings.model_dump(mode="json") for settings in (load_config(output / CONFIG), config))
     for key in CHANGEABLE:
