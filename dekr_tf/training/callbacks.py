@@ -19,6 +19,7 @@ from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.models.files import save_model
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, save_state
 from dekr_tf.training.validation import ValidationSet
 
@@ -93,9 +94,10 @@ class RunFiles(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         copy_weights(self.model, self.network)
-        # The rate of the epoch's last step; the number of steps has gone on since.
-        logs["learning_rate"] = float(self.model.rate_of_last_step())
         training = self.config.training
+        # The rate of the epoch's last step: the optimizer's is that of the next already.
+        steps = self.params["steps"]
+        logs["learning_rate"] = float(learning_rate(training, steps)((epoch + 1) * steps - 1))
         validates = self.validation and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs)
         if validates:
             logs["val_AP"] = self.validation.measure(self.detector)

@@ -69,11 +69,6 @@ class DekrTraining(keras.Model):
         """What the network takes, and what it is asked for, of a batch of the data set."""
         return images, labels
 
-    def rate_of_last_step(self):
-        """The learning rate of the last step that was done."""
-        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        return inner._learning_rate(inner.iterations - 1)
-
     def compile(self, optimizer, **kwargs):
         """As in Keras; the optimizer's variables are made at once."""
         super().compile(optimizer=optimizer, **kwargs)

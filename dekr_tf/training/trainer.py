@@ -84,6 +84,8 @@ def train(
             with atomic_output(output / CONFIG) as temporary:
                 temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
             own.append(RunFiles(config, output, progress, network, validation))
+            if progress.epochs >= settings.epochs:
+                print(f"{output}: all {progress.epochs} epochs are done")
         model.fit(
             dataset,
             initial_epoch=progress.epochs,

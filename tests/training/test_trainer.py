@@ -190,6 +190,22 @@ def test_backbones_of_another_size(config, tmp_path):
         load_backbone(network, tmp_path / "dense.keras")
 
 
+def test_validation_sets_that_measure_nothing(config, tmp_path):
+    empty = {"images": [{"id": 1, "file_name": "a.png", "height": 96, "width": 96}], "annotations": []}
+    for content, message in [
+        (empty, r"at least one person with labelled keypoints for validation. Received: 1 images without"),
+        ({"images": [], "annotations": []}, "at least one image. Received: an empty list"),
+    ]:
+        (tmp_path / "val.json").write_text(json.dumps(content))
+        data = config.data.model_copy(update={"val_annotations": tmp_path / "val.json", "val_images": tmp_path})
+        with pytest.raises(InputError, match=message):
+            train(config.model_copy(update={"data": data}), tmp_path / "run")
+    data = config.data.model_copy(update={"val_annotations": tmp_path / "val.json"})
+    with pytest.raises(InputError, match=r"expected data.val_images beside data.val_annotations. Received: none"):
+        train(config.model_copy(update={"data": data}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_batches_that_cannot_be_shared(config, tmp_path):
     with pytest.raises(InputError, match=r"a multiple of 1 devices times 4 parts .* Received: 2"):
         train(with_training(config, accumulation=4), tmp_path / "run")

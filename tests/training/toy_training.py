@@ -15,6 +15,7 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from dekr_tf.cli.main import main
 from dekr_tf.training import callbacks, state, trainer
@@ -77,4 +78,6 @@ elif fault == "limit":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
 
+# Without it, TensorFlow sums in another order from run to run.
+tf.config.experimental.enable_op_determinism()
 sys.exit(main(["train", *sys.argv[1:]]))
