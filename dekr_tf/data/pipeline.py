@@ -73,6 +73,7 @@ def train_dataset(
     config: Config,
     *,
     first_epoch: int = 0,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Batches for training; iterating once is one epoch, in a new order and with new augmentations every time.
 
@@ -85,6 +86,8 @@ def train_dataset(
         schema: the skeleton.
         config: `input_size`, `data.repeat`, `data.augmentation`, `targets`, `training.batch_size` and `training.seed`.
         first_epoch: number of the first iteration, for a run that goes on.
+        context: of a machine that shares each batch with others, or spreads it over several devices; it then reads its
+            share of every batch only, and an element is the share of one device.
 
     Returns:
         (image, targets): image (B, S, S, 3) float32 RGB, normalised; targets `heatmap`, `heatmap_weight`
@@ -93,7 +96,10 @@ def train_dataset(
     Raises:
         InputError: image files are missing, or there are fewer images than a batch holds.
     """
+    context = context or tf.distribute.InputContext()
     batch_size = config.training.batch_size
+    machine_batch = batch_size // context.num_input_pipelines
+    device_batch = batch_size // context.num_replicas_in_sync
     samples = len(records) * config.data.repeat
     if samples < batch_size:
         raise InputError(
@@ -113,9 +119,14 @@ def train_dataset(
 
     def epoch_order():
         first = next(epochs) * config.data.repeat
-        for number in range(first, first + config.data.repeat):
-            for index in np.random.default_rng((seed, number)).permutation(len(records)):
-                yield number, index
+        order = (
+            (number, index)
+            for number in range(first, first + config.data.repeat)
+            for index in np.random.default_rng((seed, number)).permutation(len(records))
+        )
+        for position, sample in enumerate(itertools.islice(order, samples // batch_size * batch_size)):
+            if position % batch_size // machine_batch == context.input_pipeline_id:
+                yield sample
 
     def read_sample(number, index):
         record = records[index]
@@ -141,8 +152,8 @@ def train_dataset(
     return (
         tf.data.Dataset.from_generator(epoch_order, output_signature=(index, index))
         .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-        .apply(tf.data.experimental.assert_cardinality(samples // batch_size))
+        .batch(device_batch, drop_remainder=True)
+        .apply(tf.data.experimental.assert_cardinality(samples // batch_size * machine_batch // device_batch))
         .prefetch(2)
     )
 
