@@ -5,10 +5,12 @@ from pathlib import Path
 
 import keras
 import yaml
+from keras import ops
 
 from dekr_tf.config import Config
 from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
 from dekr_tf.models.dekr import build_dekr
@@ -19,28 +21,30 @@ from dekr_tf.training.losses import heatmap_loss, offset_loss
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class DekrTraining(keras.Model):
-    """A DEKR with its losses; `fit` it on (image, targets) of `data.pipeline.train_dataset`.
+    """A DEKR with its losses; `fit` it on (image, labels) of `data.pipeline.train_dataset`.
 
     Args:
         network: of `build_dekr`.
-        heatmap_weight: factor of the heatmap loss in the total.
-        offset_weight: factor of the offset loss.
+        config: normalisation, target maps and the factors of the losses.
     """
 
-    def __init__(self, network, heatmap_weight, offset_weight, **kwargs):
+    def __init__(self, network, config: Config, **kwargs):
         super().__init__(**kwargs)
         self.network = network
-        self.heatmap_weight = heatmap_weight
-        self.offset_weight = offset_weight
+        self.config = config
+        self.sidecar = Sidecar.from_config(config)
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
         self.offset_mean = keras.metrics.Mean(name="offset_loss")
 
     def call(self, inputs, training=None):
-        return self.network(inputs, training=training)
+        images = (ops.cast(inputs, "float32") / 255.0 - self.sidecar.mean) / self.sidecar.std
+        return self.network(images, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        heatmap = self.heatmap_weight * heatmap_loss(y_pred["heatmap"], y["heatmap"], y["heatmap_weight"])
-        offset = self.offset_weight * offset_loss(y_pred["offset"], y["offset"], y["offset_weight"])
+        maps, factors = draw_targets(y, self.config.targets), self.config.training
+        heatmap = heatmap_loss(y_pred["heatmap"], maps["heatmap"], maps["heatmap_weight"])
+        offset = offset_loss(y_pred["offset"], maps["offset"], maps["offset_weight"])
+        heatmap, offset = factors.heatmap_loss_weight * heatmap, factors.offset_loss_weight * offset
         self.heatmap_mean.update_state(heatmap)
         self.offset_mean.update_state(offset)
         return heatmap + offset
@@ -82,7 +86,7 @@ def train(config: Config, output: Path, *, callbacks: Sequence[keras.callbacks.C
         load_backbone(network, config.training.backbone_weights)
     with atomic_output(output / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    model = DekrTraining(network, config.training.heatmap_loss_weight, config.training.offset_loss_weight)
+    model = DekrTraining(network, config)
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate(config, len(dataset))), jit_compile=config.training.jit_compile
     )
