@@ -1,4 +1,4 @@
-"""The tf.data pipeline of training: photos and labels in, batches of network inputs and target maps out."""
+"""The tf.data pipeline of training: photos and annotations in, batches of network inputs and labels out."""
 
 import contextlib
 import itertools
@@ -20,8 +20,6 @@ from dekr_tf.images import check_images, read_image
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.sidecar import Sidecar
 
-TARGETS = ("heatmap", "heatmap_weight", "offset", "offset_weight")
-
 
 class SampleEncoder:
     """Makes one training sample of an image and its people.
@@ -30,13 +28,14 @@ class SampleEncoder:
         schema: the skeleton.
         config: input size, augmentation and targets.
         output_stride: input pixels per map cell.
+        max_people: people that the labels have room for.
     """
 
-    def __init__(self, schema: KeypointSchema, config: Config, output_stride: int):
+    def __init__(self, schema: KeypointSchema, config: Config, output_stride: int, max_people: int):
         self.schema = schema
         self.config = config
         self.output_stride = output_stride
-        self._targets = TargetEncoder(len(schema), config.targets)
+        self._targets = TargetEncoder(len(schema), config.targets, max_people)
 
     def __call__(
         self, image: np.ndarray, record: ImageRecord, generator: np.random.Generator
@@ -51,19 +50,19 @@ class SampleEncoder:
             generator: decides the augmentation.
 
         Returns:
-            The input (S, S, 3) uint8 RGB, and the targets as `TargetEncoder` gives them at S / stride.
+            The input (S, S, 3) uint8 RGB, and the labels as `TargetEncoder` gives them at S / stride.
         """
-        stride, side = self.output_stride, self.config.input_size
-        settings = self.config.targets
-        augmentation = random_augmentation(record.size, side, self.config.data.augmentation, generator)
+        settings, stride = self.config.targets, self.output_stride
+        augmentation = random_augmentation(
+            record.size, self.config.input_size, self.config.data.augmentation, generator
+        )
         centers = person_centers(record.keypoints, record.areas, settings.min_center_area)
         points = np.concatenate([record.keypoints, centers[:, None]], axis=1)
         points = augmentation.transform_keypoints(points, self.schema.flip_indices)
         points[..., :2] /= stride
         sizes = person_sizes(record.keypoints, settings.person_size) * (augmentation.zoom / stride) ** 2
         mask = augmentation.transform_mask(record.valid_mask(), stride)
-        targets = self._targets(points, sizes, (side // stride, side // stride), mask)
-        return augmentation.transform_image(image), targets
+        return augmentation.transform_image(image), self._targets(points, sizes, mask)
 
 
 def train_dataset(
@@ -90,8 +89,8 @@ def train_dataset(
             share of every batch only, and an element is the share of one device.
 
     Returns:
-        (image, targets): image (B, S, S, 3) float32 RGB, normalised; targets `heatmap`, `heatmap_weight`
-        (B, S/4, S/4, K + 1), `offset`, `offset_weight` (B, S/4, S/4, 2 K), float32. Iterate it within `input_errors`.
+        (image, labels): image (B, S, S, 3) uint8 RGB; labels a batch of what `TargetEncoder` gives, with room for the
+        people of the fullest image. Iterate it within `input_errors`.
 
     Raises:
         InputError: image files are missing, or there are fewer images than a batch holds.
@@ -107,26 +106,21 @@ def train_dataset(
         )
     check_images([record.file_name for record in records], images)
     folder = Path(images)
-    sidecar = Sidecar.from_config(config)
-    side, map_side = config.input_size, config.input_size // sidecar.output_stride
-    encoder = SampleEncoder(schema, config, sidecar.output_stride)
+    # Samples are made side by side already.
+    cv2.setNumThreads(1)
+    max_people = max(1, *map(len, records))
+    encoder = SampleEncoder(schema, config, Sidecar.from_config(config).output_stride, max_people)
     # NumPy takes no negative seeds.
     seed = config.training.seed % 2**32
-    # One row a channel and pixel value: several times faster than arithmetic on whole images.
-    levels = np.arange(256)[:, None, None] / 255
-    normalised = ((levels - sidecar.mean) / sidecar.std).astype(np.float32)
     epochs = itertools.count(first_epoch)
 
     def epoch_order():
         first = next(epochs) * config.data.repeat
-        order = (
-            (number, index)
-            for number in range(first, first + config.data.repeat)
-            for index in np.random.default_rng((seed, number)).permutation(len(records))
-        )
-        for position, sample in enumerate(itertools.islice(order, samples // batch_size * batch_size)):
-            if position % batch_size // machine_batch == context.input_pipeline_id:
-                yield sample
+        numbers = np.arange(first, first + config.data.repeat)
+        indices = [np.random.default_rng((seed, number)).permutation(len(records)) for number in numbers.tolist()]
+        positions = np.arange(samples // batch_size * batch_size)
+        own = positions[positions % batch_size // machine_batch == context.input_pipeline_id]
+        return np.repeat(numbers, len(records))[own], np.concatenate(indices)[own]
 
     def read_sample(number, index):
         record = records[index]
@@ -137,20 +131,26 @@ def train_dataset(
                 f"image {path}: expected {record.size[0]}x{record.size[1]} pixels (height x width) as annotated. "
                 f"Received: {image.shape[0]}x{image.shape[1]}"
             )
-        image, targets = encoder(image, record, np.random.default_rng((seed, int(number), int(index))))
-        return cv2.LUT(image, normalised), *(targets[name] for name in TARGETS)
+        image, labels = encoder(image, record, np.random.default_rng((seed, int(number), int(index))))
+        return tf.nest.flatten((image, labels))
+
+    blank = ImageRecord(0, "", (64, 64), np.zeros((0, len(schema), 3)), np.zeros(0))
+    example = encoder(np.zeros((64, 64, 3), np.uint8), blank, np.random.default_rng(0))
 
     def load(number, index):
-        image, *maps = tf.numpy_function(read_sample, [number, index], [tf.float32] * (1 + len(TARGETS)))
-        image.set_shape((side, side, 3))
-        for name, target in zip(TARGETS, maps, strict=True):
-            channels = len(schema) + 1 if name.startswith("heatmap") else 2 * len(schema)
-            target.set_shape((map_side, map_side, channels))
-        return image, dict(zip(TARGETS, maps, strict=True))
+        parts = tf.nest.flatten(example)
+        loaded = tf.numpy_function(read_sample, [number, index], [part.dtype for part in parts])
+        for tensor, part in zip(loaded, parts, strict=True):
+            tensor.set_shape(part.shape)
+        return tf.nest.pack_sequence_as(example, loaded)
 
-    index = tf.TensorSpec((), tf.int64)
+    def order_dataset(_):
+        numbers, indices = tf.numpy_function(epoch_order, [], [tf.int64, tf.int64])
+        return tf.data.Dataset.from_tensor_slices((numbers, indices))
+
     return (
-        tf.data.Dataset.from_generator(epoch_order, output_signature=(index, index))
+        tf.data.Dataset.range(1)
+        .flat_map(order_dataset)
         .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(device_batch, drop_remainder=True)
         .apply(tf.data.experimental.assert_cardinality(samples // batch_size * machine_batch // device_batch))

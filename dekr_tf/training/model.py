@@ -1,6 +1,6 @@
 """What one training step does: losses, gradients and the update, on one device or many."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -23,6 +23,7 @@ class DekrTraining(keras.Model):
         network: of `build_dekr`, made within the scope of the strategy.
         heatmap_weight: factor of the heatmap loss in the total.
         offset_weight: factor of the offset loss.
+        prepare: makes network inputs and target maps of images and labels, on the device. Default: they are that.
         accumulation: parts of a batch that pass through the network one after another.
         ema_momentum: of the moving average of the weights. Default: none is kept.
         parts: of `recompute.segments`, to compute again what is inside them. Default: everything is kept.
@@ -34,6 +35,7 @@ class DekrTraining(keras.Model):
         heatmap_weight: float,
         offset_weight: float,
         *,
+        prepare: Callable | None = None,
         accumulation: int = 1,
         ema_momentum: float | None = None,
         parts: Sequence[keras.Model] = (),
@@ -44,6 +46,7 @@ class DekrTraining(keras.Model):
         self.network = network
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
+        self.prepare = prepare
         self.accumulation = accumulation
         self.ema_momentum = ema_momentum
         self.strategy = tf.distribute.get_strategy()
@@ -64,10 +67,6 @@ class DekrTraining(keras.Model):
 
     def call(self, inputs, training=None):
         return self.network(inputs, training=training)
-
-    def prepare(self, images, labels):
-        """What the network takes, and what it is asked for, of a batch of the data set."""
-        return images, labels
 
     def compile(self, optimizer, **kwargs):
         """As in Keras; the optimizer's variables are made at once."""
@@ -132,7 +131,7 @@ class DekrTraining(keras.Model):
 
     def _prepare(self, data):
         """Inputs and targets, and the number of offsets that are asked for in the whole batch, on all devices."""
-        inputs, targets = self.prepare(*data)
+        inputs, targets = self.prepare(*data) if self.prepare else data
         positives = ops.sum(ops.cast(targets["offset_weight"] > 0, "float32"))
         return inputs, targets, self._sum_over_devices(positives)
 

@@ -7,16 +7,20 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 import yaml
+from keras import ops
 
 from dekr_tf.config import Config, load_config
 from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
 from dekr_tf.models.dekr import build_dekr
+from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.callbacks import RunFiles, StopOnNan, copy_weights
 from dekr_tf.training.devices import is_chief, lost_machines, open_strategy
 from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.optimizer import FusedAdam
 from dekr_tf.training.recompute import segments
 from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, load_state, remove_leftovers
@@ -61,7 +65,7 @@ def train(
         _check_batch(settings, strategy.num_replicas_in_sync)
         steps = len(records) * config.data.repeat // settings.batch_size
         keras.utils.set_random_seed(settings.seed)
-        model = _build(config, strategy, steps)
+        model = build_training(config, strategy, steps)
         progress = Progress()
         if going_on and (output / STATE).exists():
             progress = load_state(output / STATE, model)
@@ -150,7 +154,7 @@ def _check_batch(settings, devices: int) -> None:
         )
 
 
-def _build(config: Config, strategy: tf.distribute.Strategy, steps_per_epoch: int) -> DekrTraining:
+def build_training(config: Config, strategy: tf.distribute.Strategy, steps_per_epoch: int) -> DekrTraining:
     """The network with losses and optimizer, on the devices of a strategy."""
     settings = config.training
     devices = strategy.num_replicas_in_sync
@@ -165,17 +169,29 @@ def _build(config: Config, strategy: tf.distribute.Strategy, steps_per_epoch: in
             network,
             settings.heatmap_loss_weight,
             settings.offset_loss_weight,
+            prepare=_preparation(config),
             accumulation=settings.accumulation,
             ema_momentum=settings.ema_momentum,
             parts=segments(network, config.model) if settings.recompute else (),
         )
         # Each device hands on its share of the gradients, see `DekrTraining`.
         clip_norm = settings.clip_norm / devices if settings.clip_norm else None
-        optimizer = keras.optimizers.Adam(learning_rate(settings, steps_per_epoch), global_clipnorm=clip_norm)
+        optimizer = FusedAdam(learning_rate(settings, steps_per_epoch), global_clipnorm=clip_norm)
         if settings.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         model.compile(optimizer, jit_compile=settings.jit_compile)
     return model
+
+
+def _preparation(config: Config):
+    """What makes network inputs and target maps of a batch of the data set."""
+    sidecar = Sidecar.from_config(config)
+
+    def prepare(images, labels):
+        images = (ops.cast(images, "float32") / 255.0 - sidecar.mean) / sidecar.std
+        return images, draw_targets(labels, config.targets)
+
+    return prepare
 
 
 @contextlib.contextmanager
