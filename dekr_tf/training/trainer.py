@@ -8,8 +8,7 @@ import yaml
 from keras import ops
 
 from dekr_tf.config import Config
-from dekr_tf.data.annotations import read_annotations
-from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
@@ -66,7 +65,7 @@ def train(config: Config, output: Path, *, callbacks: Sequence[keras.callbacks.C
     """Trains from scratch, or from backbone weights, and writes what belongs to the run.
 
     Args:
-        config: `data.train_annotations` and `data.train_images` are needed.
+        config: `data.train_annotations` and `data.train_images` are needed, or `data.train_records`.
         output: folder for `last.keras` with its sidecar, `config.yaml` and `log.csv` (losses by epoch).
         callbacks: more callbacks for `fit`.
 
@@ -76,11 +75,9 @@ def train(config: Config, output: Path, *, callbacks: Sequence[keras.callbacks.C
     Raises:
         InputError: a setting is missing, or the data cannot be read.
     """
-    if config.data.train_annotations is None or config.data.train_images is None:
-        raise InputError("training needs data.train_annotations and data.train_images. Received: a config without")
-    records = read_annotations(config.data.train_annotations, config.schema)
+    data = open_training_data(config)
     keras.utils.set_random_seed(config.training.seed)
-    dataset = train_dataset(records, config.data.train_images, config.schema, config)
+    dataset = train_dataset(data, config)
     network = build_dekr(config.model, config.schema)
     if config.training.backbone_weights is not None:
         load_backbone(network, config.training.backbone_weights)
