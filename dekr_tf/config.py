@@ -74,14 +74,18 @@ class AugmentationConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Annotation files in COCO keypoint format and the folders of their images."""
+    """Annotation files in COCO keypoint format, and their images: folders or zip files."""
 
     train_annotations: Path | None = None
     train_images: Path | None = None
+    #: Instead of these two: what `dekr data tfrecord` wrote, a folder or an address such as gs://bucket/folder.
+    train_records: str | None = None
     val_annotations: Path | None = None
     val_images: Path | None = None
     #: How often an epoch goes through the images; more than 1 makes sense for a handful of them.
     repeat: PositiveInt = 1
+    #: Training images that cannot be read: `stop`, or `skip`: name each once and take the next image in its place.
+    damaged_images: Literal["stop", "skip"] = "stop"
     augmentation: AugmentationConfig = AugmentationConfig()
 
 

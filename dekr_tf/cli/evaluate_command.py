@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scored.add_argument("--model", type=Path, metavar="FILE", help="model to measure")
     scored.add_argument("--results", type=Path, metavar="FILE", help="COCO results file to score")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images")
+    parser.add_argument("--images", type=Path, metavar="PATH", help="folder or zip file of the images")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
     parser.add_argument("--flip", action="store_true", help="also look at the mirrored image and average")
@@ -87,12 +87,12 @@ def _detect(detector: "PoseDetector", labels: "list[ImageLabels]", folder: Path)
     from tqdm import tqdm
 
     from dekr_tf.coco_format import poses_to_results
-    from dekr_tf.images import check_images, read_image
+    from dekr_tf.images import check_images
 
-    check_images([image.file_name for image in labels], folder)
+    images = check_images([image.file_name for image in labels], folder)
     category = next(person.category_id for image in labels for person in image.people)
     results = []
     for image in tqdm(labels, unit="image", disable=None):
-        poses = detector(read_image(folder / image.file_name, exif_orientation=False))
+        poses = detector(images.read(image.file_name))
         results.extend(poses_to_results(poses, {"image_id": image.image_id}, category))
     return results

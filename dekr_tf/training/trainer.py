@@ -10,8 +10,7 @@ import yaml
 from keras import ops
 
 from dekr_tf.config import Config, load_config
-from dekr_tf.data.annotations import read_annotations
-from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
@@ -41,7 +40,7 @@ def train(
     `devices.open_strategy`) the first writes them, and the others must see the folder.
 
     Args:
-        config: `data.train_annotations` and `data.train_images` are needed.
+        config: `data.train_annotations` and `data.train_images` are needed, or `data.train_records`.
         output: the run's folder.
         resume: go on with the run in the folder, if there is one. The rest of the training is then the same as if it
             had never stopped.
@@ -55,15 +54,13 @@ def train(
             cannot be written to, a loss is not finite, or a machine was lost.
     """
     settings = config.training
-    if config.data.train_annotations is None or config.data.train_images is None:
-        raise InputError("training needs data.train_annotations and data.train_images. Received: a config without")
     going_on = _check_folder(config, output, resume)
-    records = read_annotations(config.data.train_annotations, config.schema)
+    data = open_training_data(config)
     validation = ValidationSet(config) if config.data.val_annotations else None
     strategy = open_strategy(settings.devices)
     with lost_machines(strategy), input_errors():
         _check_batch(settings, strategy.num_replicas_in_sync)
-        steps = len(records) * config.data.repeat // settings.batch_size
+        steps = len(data) * config.data.repeat // settings.batch_size
         keras.utils.set_random_seed(settings.seed)
         model = build_training(config, strategy, steps)
         progress = Progress()
@@ -72,14 +69,7 @@ def train(
         elif settings.backbone_weights is not None:
             load_backbone(model.network, settings.backbone_weights)
         dataset = strategy.distribute_datasets_from_function(
-            lambda context: train_dataset(
-                records,
-                config.data.train_images,
-                config.schema,
-                config,
-                first_epoch=progress.epochs,
-                context=context,
-            ).repeat()
+            lambda context: train_dataset(data, config, first_epoch=progress.epochs, context=context).repeat()
         )
         network = build_dekr(config.model, config.schema)
         own = [StopOnNan(output, progress)]
