@@ -78,7 +78,7 @@ def _tables(analysis: "ErrorAnalysis") -> str:
     from dekr_tf.evaluation.error_analysis import KINDS
 
     names = [*analysis.schema.names, "all"]
-    width = max(map(len, [*names, "as they are"]))
+    width = max(map(len, [*names, "% of keypoints"]))
     lines = [f"\n{'% of keypoints':{width}}  " + "  ".join(f"{kind:>9}" for kind in KINDS) + f"  {'labelled':>9}"]
     for name, counts in zip(names, [*analysis.counts, analysis.counts.sum(axis=0)], strict=True):
         total = counts.sum()

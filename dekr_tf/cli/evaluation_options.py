@@ -43,7 +43,9 @@ def check_options(arguments: argparse.Namespace, *model_options: str) -> None:
         InputError: an option of a model stands beside `--results`, or `--images` lacks beside `--model`.
     """
     given = {name: getattr(arguments, name) for name in (*MODEL_OPTIONS, *model_options)}
-    unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and value is not False]
+    unused = [
+        f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and value is not False
+    ]
     if arguments.results and unused:
         raise InputError(f"expected no option of a model beside --results. Received: {', '.join(unused)}")
     if arguments.model and not arguments.images:
