@@ -1,16 +1,15 @@
 """OKS-AP on labelled images, and pictures of what it finds."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from dekr_tf.coco_format import ImageLabels, poses_to_results, read_labels
+from dekr_tf.coco_format import read_labels
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.evaluation.coco import evaluate_coco
-from dekr_tf.images import check_images, read_image
+from dekr_tf.evaluation.evaluator import evaluate_detector
+from dekr_tf.images import check_images
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.visualization.drawing import draw_poses
 
@@ -38,22 +37,17 @@ class ValidationSet:
                 f"annotations {config.data.val_annotations}: expected at least one person with labelled keypoints for "
                 f"validation. Received: {len(self.labels)} images without"
             )
-        check_images([image.file_name for image in self.labels], config.data.val_images)
+        self.images = check_images([image.file_name for image in self.labels], config.data.val_images)
 
     def measure(self, detector: PoseDetector) -> float:
         """AP of what a detector finds in the images."""
-        results = []
-        for image in self.labels:
-            results += poses_to_results(detector(self._read(image)), {"image_id": image.image_id})
-        return evaluate_coco(self.labels, results, self.config.schema)["AP"]
+        batch_size = self.config.training.batch_size
+        return evaluate_detector(detector, self.labels, self.config.data.val_images, batch_size=batch_size)[0]["AP"]
 
     def pictures(self, detector: PoseDetector) -> Iterator[tuple[str, np.ndarray]]:
         """File names of the first images, and (H, W, 3) uint8 RGB drawings of what a detector finds in them."""
         for image in self.labels[: self.config.training.pictures]:
-            photo = self._read(image)
+            photo = self.images.read(image.file_name)
             drawing = draw_poses(photo, detector(photo), self.config.schema)
             zoom = min(1.0, PICTURE_SIZE / max(drawing.shape))
             yield image.file_name, cv2.resize(drawing, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
-
-    def _read(self, image: ImageLabels) -> np.ndarray:
-        return read_image(Path(self.config.data.val_images) / image.file_name, exif_orientation=False)
