@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -90,6 +91,12 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         if blocked:
             raise InputError(f"{path}: only tensors and plain values are read. Received: {blocked[1]}") from error
         raise InputError(f"{path} is not a PyTorch checkpoint, or it is damaged ({type(error).__name__})") from error
+    # PyTorch does not look at the checksums.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+        if wrong:
+            raise InputError(f"{path} is damaged: expected the content that its checksums tell of. Received: {wrong}")
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -166,9 +166,12 @@ def parse_keypoints(values: Any, schema: KeypointSchema, where: str) -> np.ndarr
     """
     keypoints = parse_numbers(values)
     if keypoints is None or len(keypoints) != 3 * len(schema):
+        wrong = values
+        if isinstance(values, list | tuple):
+            wrong = next((value for value in values if not is_finite_number(value)), values)
         raise InputError(
             f"{where}: expected as keypoints a list of {3 * len(schema)} finite numbers, 3 for each of the "
-            f"{len(schema)} keypoints of {schema.name}. Received: {received(values)}"
+            f"{len(schema)} keypoints of {schema.name}. Received: {received(wrong)}"
         )
     return keypoints.reshape(-1, 3)
 

@@ -1,5 +1,6 @@
 """Skeletons: which keypoints a person has and how they relate. One object drives flips, OKS, pose NMS and drawing."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class KeypointSchema:
             raise InputError(f"skeleton {self.name}: keypoint names must be unique. Received: {list(self.names)}")
         if not self.oks_sigmas:
             object.__setattr__(self, "oks_sigmas", (DEFAULT_OKS_SIGMA,) * count)
-        if len(self.oks_sigmas) != count or min(self.oks_sigmas) <= 0:
+        if len(self.oks_sigmas) != count or not all(0 < sigma < math.inf for sigma in self.oks_sigmas):
             raise InputError(
                 f"skeleton {self.name}: oks_sigmas must be {count} positive numbers. Received: {list(self.oks_sigmas)}"
             )
@@ -100,14 +101,24 @@ class KeypointSchema:
         if unknown or "names" not in values:
             expected = ", ".join(cls.__dataclass_fields__)
             raise InputError(f"skeleton {name}: needs names; known keys are {expected}. Received: {sorted(values)}")
+
+        def listed(value, what):
+            # A text would be taken for a list of its letters.
+            if not isinstance(value, list | tuple):
+                raise InputError(f"skeleton {name}: expected a list as {what}. Received: {value!r}")
+            return value
+
         try:
-            names = tuple(str(keypoint) for keypoint in values["names"])
+            names = tuple(str(keypoint) for keypoint in listed(values["names"], "names"))
             positions = {keypoint: index for index, keypoint in enumerate(names)}
 
             def pairs(key):
                 return tuple(
-                    tuple(positions[item] if isinstance(item, str) else int(item) for item in pair)
-                    for pair in values.get(key) or ()
+                    tuple(
+                        positions[item] if isinstance(item, str) else int(item)
+                        for item in listed(pair, f"pair of {key}")
+                    )
+                    for pair in listed(values.get(key) or (), key)
                 )
 
             return cls(
@@ -115,7 +126,7 @@ class KeypointSchema:
                 names=names,
                 flip_pairs=pairs("flip_pairs"),
                 edges=pairs("edges"),
-                oks_sigmas=tuple(float(sigma) for sigma in values.get("oks_sigmas") or ()),
+                oks_sigmas=tuple(float(sigma) for sigma in listed(values.get("oks_sigmas") or (), "oks_sigmas")),
                 normalization_edges=pairs("normalization_edges"),
             )
         except KeyError as error:

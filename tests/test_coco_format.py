@@ -110,9 +110,12 @@ BAD = {
     "a list as image": (content(without(image_id=[7])), "text as image_id. Received: a list of 1"),
     "a list as category": (content(without(category_id=[7])), "text as category_id. Received: a list of 1"),
     "other skeleton": (content(without(keypoints=[1] * 51)), "2 keypoints of pair. Received: a list of 51"),
-    "text among keypoints": (content(without(keypoints=["1", 1, 2, 3, 4, 2])), "a list of 6 finite numbers"),
-    "keypoints in threes": (content(without(keypoints=[[1, 1, 2], [3, 4, 2]])), "a list of 6 finite numbers"),
-    "not a number": (content(without(keypoints=[float("nan"), 1, 2, 3, 4, 2])), "a list of 6 finite numbers"),
+    "text among keypoints": (content(without(keypoints=["1", 1, 2, 3, 4, 2])), "keypoints of pair. Received: '1'"),
+    "keypoints in threes": (
+        content(without(keypoints=[[1, 1, 2], [3, 4, 2]])),
+        "keypoints of pair. Received: a list of 3",
+    ),
+    "not a number": (content(without(keypoints=[float("nan"), 1, 2, 3, 4, 2])), "keypoints of pair. Received: nan"),
     "keypoints are a text": (content(without(keypoints="none")), "Received: 'none'"),
     "infinite area": (
         content(without(area=float("inf"))),

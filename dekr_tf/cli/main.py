@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -54,7 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `dekr`. Returns the exit code: 0, or 2 for bad input, said in one line on standard error."""
+    """Runs `dekr`.
+
+    Returns:
+        The exit code: 0; 2 for bad input, said in one line on standard error; 130 and 143 when the run is ended by
+        SIGINT (ctrl-C) and SIGTERM, after its temporary files are removed.
+    """
     # TensorFlow's own messages. What fails raises an exception as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = build_parser()
@@ -64,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         if "overrides" not in arguments or any(word.startswith("-") for word in rest):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         arguments.overrides += rest
+    # By itself, SIGTERM would end the program before it can clean up.
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with quiet_import("tensorflow"):
             arguments.run(arguments)
@@ -75,10 +83,16 @@ def main(argv: list[str] | None = None) -> int:
             raise
         tier = f"[{TIERS[package]}]" if package in TIERS else ""
         return _refuse(arguments.verb, f"this needs the package {package}: pip install 'dekr-tf{tier}'")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"dekr {arguments.verb}: interrupted", file=sys.stderr)
-        return 130
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt(number)
 
 
 @contextlib.contextmanager

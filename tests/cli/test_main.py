@@ -1,13 +1,16 @@
 import importlib
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 import dekr_tf
 from dekr_tf.cli.main import VERBS, build_parser, main, quiet_import
 from dekr_tf.errors import InputError
+from dekr_tf.files import atomic_output
 
 
 def exit_code(argv):
@@ -81,6 +84,21 @@ def test_a_mistake_of_the_program_is_not_hidden(monkeypatch):
 def test_an_interrupt_is_said(monkeypatch, capsys):
     assert run_evaluate(monkeypatch, KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "dekr evaluate: interrupted\n"
+
+
+def test_a_run_that_is_terminated_cleans_up(tmp_path, monkeypatch, capsys):
+    def terminated(arguments):
+        with atomic_output(tmp_path / "poses.json") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("dekr_tf.cli.evaluate_command.run", terminated)
+    assert main(["evaluate", "--results", "a", "--annotations", "b"]) == 143
+    assert capsys.readouterr().err == "dekr evaluate: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

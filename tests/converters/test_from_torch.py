@@ -238,6 +238,17 @@ def test_damaged_files_are_refused(tmp_path, old_format):
             read_state_dict(path)
 
 
+def test_a_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "changed.pth"
+    torch.save({"a": torch.ones(64)}, path)
+    assert read_state_dict(path)["a"].tolist() == [1.0] * 64
+    path.write_bytes(
+        path.read_bytes().replace(torch.ones(64).numpy().tobytes(), torch.ones(64).numpy().tobytes()[:-1] + b"\x40")
+    )
+    with pytest.raises(InputError, match=r"changed.pth is damaged: .* Received: .*data/0$"):
+        read_state_dict(path)
+
+
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"cannot read checkpoint .*gone.pth: No such file or directory$"):
         read_state_dict(tmp_path / "gone.pth")
