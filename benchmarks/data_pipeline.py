@@ -61,7 +61,7 @@ def four_people(number: int, random: np.random.Generator) -> ImageRecord:
     cv2.ellipse(ignored, (500, 300), (60, 120), 20, 0, 360, 1, -1)
     return ImageRecord(
         number,
-        f"{number}.jpg",
+        f"{number % PHOTOS}.jpg",
         SIZE,
         keypoints,
         np.full(4, 8000, np.float32),
