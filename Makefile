@@ -23,7 +23,7 @@ lint: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/dekr data synthetic --output demo/data
-	$(BIN)/dekr train --config configs/synthetic_small.yaml --output demo/model
+	$(BIN)/dekr train --config configs/synthetic_small.yaml --output demo/model --resume
 	$(BIN)/dekr evaluate --model $(MODEL) --annotations demo/data/val.json --images demo/data/val/images
 	$(BIN)/dekr predict demo/data/val/images --model $(MODEL) --output demo/poses.json --draw demo/pictures
 	@echo "The poses are in demo/poses.json, the pictures in demo/pictures."

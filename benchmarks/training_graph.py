@@ -25,27 +25,20 @@ import numpy as np
 import tensorflow as tf
 
 from dekr_tf.config import Config
-from dekr_tf.models import build_dekr
-from dekr_tf.training.trainer import DekrTraining
+from dekr_tf.data.target_encoder import TargetEncoder
+from dekr_tf.training.trainer import build_training
 
 
 def random_batch(config: Config, batch_size: int):
-    """Images, and targets of which a fifth of the offsets count."""
+    """Images of noise, and five people on each with keypoints anywhere."""
     random = np.random.default_rng(0)
-    side, count = config.input_size // 4, len(config.schema)
-
-    def values(*shape):
-        return tf.constant(random.standard_normal((batch_size, *shape)), tf.float32)
-
-    weight = tf.cast(values(side, side, 2 * count) > 0.84, tf.float32) / 100
-    heatmap = values(side, side, count + 1)
-    targets = {
-        "heatmap": heatmap,
-        "heatmap_weight": tf.ones_like(heatmap),
-        "offset": values(side, side, 2 * count),
-        "offset_weight": weight,
-    }
-    return values(config.input_size, config.input_size, 3), targets
+    side = config.input_size // 4
+    people = random.uniform(0, side, (5, len(config.schema) + 1, 3))
+    labels = TargetEncoder(len(config.schema), config.targets, 30)(
+        people, np.full(5, 1000.0), np.ones((side, side), np.uint8)
+    )
+    images = random.integers(0, 256, (batch_size, config.input_size, config.input_size, 3), np.uint8)
+    return tf.constant(images), {name: tf.constant(np.stack([part] * batch_size)) for name, part in labels.items()}
 
 
 def report(what: str, seconds: float, cpu_seconds: float) -> None:
@@ -76,15 +69,15 @@ def main() -> None:
     print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {options.threads} threads, ", end="")
     print(f"batch {options.batch_size} of {options.input_size} px, load {os.getloadavg()[0]:.2f}")
     with timed("building the model"):
-        model = DekrTraining(
-            build_dekr(config.model, config.schema),
-            config.training.heatmap_loss_weight,
-            config.training.offset_loss_weight,
-        )
-        model.compile(optimizer=keras.optimizers.Adam(config.training.learning_rate))
-        model.optimizer.build(model.trainable_variables)
+        model = build_training(config, tf.distribute.get_strategy(), steps_per_epoch=1)
+
+    @tf.function(autograph=False)
+    def step(batch):
+        model.train_step(batch)
+        return model.get_metrics_result()
+
     with timed("tracing"):
-        step = tf.function(model.train_step, autograph=False).get_concrete_function(batch)
+        step = step.get_concrete_function(batch)
     with timed("first call"):
         step(batch)
     times = []

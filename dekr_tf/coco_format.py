@@ -74,7 +74,9 @@ class ImageLabels:
         return name
 
 
-def read_labels(source: str | Path | Mapping[str, Any], schema: KeypointSchema) -> list[ImageLabels]:
+def read_labels(
+    source: str | Path | Mapping[str, Any], schema: KeypointSchema, *, need_people: bool = True
+) -> list[ImageLabels]:
     """Reads an annotation file of COCO, CrowdPose or one's own, in the order of its images.
 
     An annotation is a person if it has `keypoints`, or shares its `category_id` with one that has; without them, no
@@ -85,6 +87,8 @@ def read_labels(source: str | Path | Mapping[str, Any], schema: KeypointSchema) 
     Args:
         source: path of the JSON file, or its content.
         schema: the skeleton that the keypoints must fit.
+        need_people: refuse a file without any keypoints. Otherwise it gives images without people, as those of a test
+            set are whose labels are kept back.
 
     Raises:
         InputError: the file cannot be read, lacks something, has no image, or does not fit the schema. The message
@@ -94,6 +98,8 @@ def read_labels(source: str | Path | Mapping[str, Any], schema: KeypointSchema) 
     content = source if isinstance(source, Mapping) else read_json(source, "annotations")
     if not isinstance(content, Mapping):
         raise InputError(f"{name}: expected a mapping. Received: {received(content)}")
+    if not need_people:
+        content = {"annotations": [], **content}
     for key in ("images", "annotations"):
         if not isinstance(content.get(key), list | tuple):
             raise InputError(f"{name}: expected a list as {key}. Received: {received(content.get(key))}")
@@ -113,7 +119,7 @@ def read_labels(source: str | Path | Mapping[str, Any], schema: KeypointSchema) 
         category = _identity(entry, "category_id", where) if "category_id" in entry else 1
         entries.append((entry, category, where))
     categories = {category for entry, category, _ in entries if entry.get("keypoints")}
-    if not categories:
+    if need_people and not categories:
         raise InputError(f"{name}: expected keypoints in the annotations. Received: {len(entries)} without any")
     for entry, category, where in entries:
         if category in categories:

@@ -74,14 +74,18 @@ class AugmentationConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Annotation files in COCO keypoint format and the folders of their images."""
+    """Annotation files in COCO keypoint format, and their images: folders or zip files."""
 
     train_annotations: Path | None = None
     train_images: Path | None = None
+    #: Instead of these two: what `dekr data tfrecord` wrote, a folder or an address such as gs://bucket/folder.
+    train_records: str | None = None
     val_annotations: Path | None = None
     val_images: Path | None = None
     #: How often an epoch goes through the images; more than 1 makes sense for a handful of them.
     repeat: PositiveInt = 1
+    #: Training images that cannot be read: `stop`, or `skip`: name each once and take the next image in its place.
+    damaged_images: Literal["stop", "skip"] = "stop"
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
@@ -108,16 +112,40 @@ class TrainingConfig(Settings):
     """How the network is trained (paper section 4.1)."""
 
     epochs: PositiveInt = 140
+    #: Images of one step, on all devices and machines together.
     batch_size: PositiveInt = 10
+    #: Parts of a batch that pass through the network one after another, for little memory. Batch statistics are those
+    #: of a part.
+    accumulation: PositiveInt = 1
     learning_rate: Positive = 1e-3
+    #: `step`: divided by ten after each of the drops; `cosine`: half a cosine from the start to zero at the end.
+    schedule: Literal["step", "cosine"] = "step"
     #: Epochs after which the learning rate is divided by ten.
     learning_rate_drops: tuple[PositiveInt, ...] = (90, 120)
+    #: Epochs, also parts of one, over which the learning rate rises from zero.
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    #: Largest norm of all gradients together; longer ones are scaled down to it.
+    clip_norm: Positive | None = None
+    #: Keeps a moving average of the weights, with this momentum, for validation and for the saved models.
+    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     heatmap_loss_weight: Positive = 1.0
     offset_loss_weight: Positive = 0.03
     #: Backbone weights to start from, written by `dekr import`.
     backbone_weights: Path | None = None
+    #: What the layers compute in; weights, losses and sampling positions are float32 in any case.
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    #: Forgets what is inside a module of the network and computes it again for the gradient: less memory, more time.
+    recompute: bool = False
+    #: `all`: every visible GPU, or the CPU where there is none. `gpu` is an error where there is none.
+    devices: Literal["all", "gpu", "cpu"] = "all"
+    #: Batch statistics over all devices and machines together.
+    synchronized_batch_norm: bool = False
     jit_compile: bool = False
     seed: int = 0
+    #: Epochs from one validation to the next; the last epoch has one in any case.
+    validate_every: PositiveInt = 5
+    #: Validation images, the first ones, of which TensorBoard gets pictures with the poses found.
+    pictures: Annotated[int, Field(ge=0)] = 4
 
 
 class Config(Settings):

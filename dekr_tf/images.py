@@ -1,9 +1,13 @@
-"""Finding image files and reading them as 8-bit RGB."""
+"""Finding image files, in folders and zip files, and reading them as 8-bit RGB."""
 
+import abc
 import glob
 import os
 import re
+import threading
+import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -41,11 +45,7 @@ def read_image(path: str | os.PathLike, *, exif_orientation: bool) -> np.ndarray
     Raises:
         InputError: the file is missing, unreadable, empty, truncated, damaged or not an image.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read image {path}: {error.strerror}") from error
-    return decode_image(data, str(path), exif_orientation=exif_orientation)
+    return decode_image(_read_file(path), str(path), exif_orientation=exif_orientation)
 
 
 def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndarray:
@@ -107,22 +107,147 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     return sorted(found)
 
 
-def check_images(names: Sequence[str], folder: str | os.PathLike) -> None:
-    """Makes sure that every image file of a data set is there, before a long run starts.
+class ImageSource(abc.ABC):
+    """The images of a data set, by the names that its annotations give them. Threads may read side by side.
 
     Args:
-        names: of the files, relative to `folder`.
-        folder: of the images.
+        path: of the folder or file that holds them.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __contains__(self, name: str) -> bool:
+        return self._find(name) is not None
+
+    def content(self, name: str) -> bytes:
+        """What the image file holds.
+
+        Raises:
+            InputError: it is missing, unreadable or damaged, or several files could be meant.
+        """
+        found = self._find(name)
+        if found is None:
+            raise InputError(f"cannot read image {self.path / name}: No such file or directory")
+        return self._content(found)
+
+    def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The image in stored pixels, as labels are, (H, W, 3) uint8 RGB.
+
+        Args:
+            name: of the annotations.
+            size: (height, width) that it must have. Default: any.
+
+        Raises:
+            InputError: as `content` and `decode_image` say, or the size is another.
+        """
+        image = decode_image(self.content(name), str(self.path / name), exif_orientation=False)
+        if size is not None and image.shape[:2] != tuple(size):
+            raise InputError(
+                f"image {self.path / name}: expected {size[0]}x{size[1]} pixels (height x width) as annotated. "
+                f"Received: {image.shape[0]}x{image.shape[1]}"
+            )
+        return image
+
+    @abc.abstractmethod
+    def _find(self, name: str):
+        """What `_content` needs to read the file; None where there is no such file."""
+
+    @abc.abstractmethod
+    def _content(self, found) -> bytes: ...
+
+
+class _Folder(ImageSource):
+    def _find(self, name):
+        path = self.path / name
+        return path if path.is_file() else None
+
+    def _content(self, found):
+        return _read_file(found)
+
+
+class _Zip(ImageSource):
+    def __init__(self, path):
+        super().__init__(path)
+        try:
+            self._file = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"cannot read {path} as a zip file: {reason}") from error
+        # Its count of open members is not made for threads.
+        self._lock = threading.Lock()
+        self._entries = defaultdict(list)
+        for entry in self._file.infolist():
+            if not entry.is_dir():
+                self._entries[_base_name(entry.filename)].append(entry)
+
+    def _find(self, name):
+        # COCO's train2017.zip has its images under train2017/, which the annotations do not say.
+        same_base = self._entries.get(_base_name(name), [])
+        fits = [entry for entry in same_base if f"/{entry.filename}".endswith(f"/{name}")] or same_base
+        exact = [entry for entry in fits if entry.filename == name]
+        found = (exact or fits)[:2]
+        if len(found) > 1:
+            raise InputError(
+                f"image {name}: expected one file of this name in {self.path}. "
+                f"Received: {found[0].filename} and {found[1].filename}"
+            )
+        return found[0] if found else None
+
+    def _content(self, found):
+        try:
+            with self._lock:
+                return self._file.read(found)
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise InputError(f"cannot read image {self.path / found.filename}: {error}") from error
+
+
+def open_images(path: str | os.PathLike) -> ImageSource:
+    """The images in a folder, or in a zip file.
+
+    In a folder, names are paths relative to it. In a zip file the folders before the name may be left out, or be others
+    if only one file has the base name: `000000000009.jpg` finds `train2017/000000000009.jpg`.
+
+    Raises:
+        InputError: it is neither.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".zip" and not path.is_dir():
+        return _Zip(path)
+    if path.is_file():
+        raise InputError(f"expected a folder or a zip file of images. Received: {path}")
+    return _Folder(path)
+
+
+def check_images(names: Sequence[str], path: str | os.PathLike) -> ImageSource:
+    """Opens the images of a data set and makes sure that every one is there, before a long run starts.
+
+    Args:
+        names: of the annotations.
+        path: of the folder or zip file, see `open_images`.
 
     Raises:
         InputError: with the number of missing files and the first of them.
     """
-    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    images = open_images(path)
+    missing = [name for name in names if name not in images]
     if missing:
         raise InputError(
-            f"expected all {len(names)} annotated images in {folder}. "
+            f"expected all {len(names)} annotated images in {path}. "
             f"Received: {len(missing)} missing, first {missing[0]}"
         )
+    return images
+
+
+def _base_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _read_file(path: str | os.PathLike) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read image {path}: {error.strerror}") from error
 
 
 def _is_whole(data: bytes) -> bool:

@@ -1,13 +1,17 @@
 """Skeletons: which keypoints a person has and how they relate. One object drives flips, OKS, pose NMS and drawing."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_yaml
+
+#: In the middle of COCO's.
+DEFAULT_OKS_SIGMA = 0.05
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,7 @@ class KeypointSchema:
         names: the K keypoint names, unique, in channel order.
         flip_pairs: pairs of indices that a horizontal flip exchanges (left and right).
         edges: pairs of indices joined by a limb; for drawing and rescoring.
-        oks_sigmas: K falloffs of the object keypoint similarity, per sqrt(area). Where a data set has none, 0.05 for
-            every keypoint lies in the middle of COCO's.
+        oks_sigmas: K falloffs of the object keypoint similarity, per sqrt(area). Default: 0.05 for every keypoint.
         normalization_edges: pairs of indices; the mean of their lengths is a person's size for rescoring (both sides of
             the torso). Empty: no rescoring for this skeleton.
 
@@ -42,7 +45,7 @@ class KeypointSchema:
         if len(set(self.names)) != count:
             raise InputError(f"skeleton {self.name}: keypoint names must be unique. Received: {list(self.names)}")
         if not self.oks_sigmas:
-            object.__setattr__(self, "oks_sigmas", (0.05,) * count)
+            object.__setattr__(self, "oks_sigmas", (DEFAULT_OKS_SIGMA,) * count)
         if len(self.oks_sigmas) != count or not all(0 < sigma < math.inf for sigma in self.oks_sigmas):
             raise InputError(
                 f"skeleton {self.name}: oks_sigmas must be {count} positive numbers. Received: {list(self.oks_sigmas)}"
@@ -243,11 +246,20 @@ CROWDPOSE = KeypointSchema(
     normalization_edges=((6, 8), (8, 10)),
 )
 
+_SIDES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (r"(?P<side>left|right|l|r)(?P<rest>[ _.-].+)", r"(?P<rest>.+[ _.-])(?P<side>left|right|l|r)")
+]
+
 SCHEMAS = {schema.name: schema for schema in (COCO, CROWDPOSE)}
 
 
 def load_schema(source: str | Mapping[str, Any]) -> KeypointSchema:
     """A schema by name (`coco`, `crowdpose`), from a YAML or JSON file, or from a mapping.
+
+    Args:
+        source: a mapping as `KeypointSchema.from_dict` reads, a file of one, or an annotation file in COCO's format,
+            whose `categories` say the skeleton (see `schema_from_categories`).
 
     Raises:
         InputError: no such name or file, or its content does not make a schema.
@@ -265,4 +277,72 @@ def load_schema(source: str | Mapping[str, Any]) -> KeypointSchema:
     values = read_yaml(path, "skeleton")
     if not isinstance(values, Mapping):
         raise InputError(f"skeleton {path}: expected a mapping. Received: {type(values).__name__}")
+    if "categories" in values:
+        return schema_from_categories(values["categories"], path.stem)
     return KeypointSchema.from_dict({"name": path.stem, **values})
+
+
+def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
+    """The skeleton that an annotation file in COCO's format describes (https://cocodataset.org/#format-data).
+
+    Keypoints named as those of COCO or CrowdPose, in their order, give that skeleton, whatever the file has as edges:
+    CrowdPose's own file has edges of another skeleton.
+
+    Of any other keypoints, those that differ in a first or last word `left` and `right`, or `l` and `r`, in small or
+    capital letters, are a flip pair: `left_eye` and `right_eye`, `L-Eye` and `R-Eye`, `eye.l` and `eye.r`. Words end at
+    a space, `_`, `-` or `.`. A keypoint that is named as one of COCO's has its OKS sigma, any other 0.05. Rescoring
+    needs `normalization_edges`, which such a file does not have.
+
+    Args:
+        categories: the list of that name: `keypoints` are names, `skeleton` pairs of positions that count from 1.
+        name: of the skeleton.
+
+    Raises:
+        InputError: no category has keypoints, several have different ones, or they do not make a schema.
+    """
+    if not isinstance(categories, list) or not all(isinstance(category, Mapping) for category in categories):
+        raise InputError(f"skeleton {name}: expected a list of mappings as categories. Received: {categories!r:.80}")
+    found = [category for category in categories if category.get("keypoints")]
+    if not found:
+        raise InputError(f"skeleton {name}: expected keypoints in the categories. Received: {len(categories)} without")
+    keypoints, skeleton = found[0]["keypoints"], found[0].get("skeleton") or []
+    if any(category["keypoints"] != keypoints for category in found):
+        raise InputError(
+            f"skeleton {name}: expected the same keypoints in all categories. Received: {len(found)} categories that "
+            f"differ; write the skeleton as YAML"
+        )
+    if not isinstance(keypoints, list) or not all(isinstance(keypoint, str) for keypoint in keypoints):
+        raise InputError(f"skeleton {name}: expected names as keypoints. Received: {keypoints!r:.80}")
+    for schema in SCHEMAS.values():
+        if schema.names == tuple(keypoints):
+            return schema
+    for edge in skeleton if isinstance(skeleton, list) else [skeleton]:
+        fits = isinstance(edge, list) and all(isinstance(end, int) and 1 <= end <= len(keypoints) for end in edge)
+        if not fits or len(edge) != 2:
+            raise InputError(
+                f"skeleton {name}: expected as skeleton of the category pairs of positions in 1..{len(keypoints)}. "
+                f"Received: {edge!r:.80}"
+            )
+    sigmas = dict(zip(COCO.names, COCO.oks_sigmas, strict=True))
+    return KeypointSchema.from_dict(
+        {
+            "name": name,
+            "names": keypoints,
+            "flip_pairs": _flip_pairs(keypoints),
+            "edges": [[first - 1, second - 1] for first, second in skeleton],
+            "oks_sigmas": [sigmas.get(keypoint, DEFAULT_OKS_SIGMA) for keypoint in keypoints],
+        }
+    )
+
+
+def _flip_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Positions of the left and the right one of names that differ in the side alone."""
+    sides = {}
+    for index, name in enumerate(names):
+        for pattern in _SIDES:
+            if match := pattern.fullmatch(name):
+                side = match["side"].lower()
+                # `left` pairs with `right`, `l` with `r`, at the same end of the same name.
+                key = pattern, len(side) == 1, match["rest"].lower()
+                sides.setdefault(key, {})[side[0]] = index
+    return [(pair["l"], pair["r"]) for pair in sides.values() if len(pair) == 2]

@@ -75,6 +75,15 @@ def test_people_without_keypoints_are_unlabelled_and_other_things_are_left_out(k
     assert person.area == pytest.approx(0.53 * 4)
 
 
+@pytest.mark.parametrize("annotations", [{}, {"annotations": []}, {"annotations": [without("keypoints")]}])
+def test_people_need_not_be_labelled(annotations):
+    labels = {"images": content()["images"]} | annotations
+    images = read_labels(labels, PAIR, need_people=False)
+    assert [(image.image_id, image.people) for image in images] == [(7, ()), ("b", ())]
+    with pytest.raises(InputError):
+        read_labels(labels, PAIR)
+
+
 BAD = {
     "a list": ([], "expected a mapping. Received: a list of 0"),
     "no images": ({"annotations": []}, "expected a list as images. Received: none"),

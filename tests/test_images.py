@@ -1,14 +1,16 @@
 """Reading and finding image files: the pixels that come out, and what is said of broken files."""
 
 import struct
+import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.images import check_images, decode_image, find_images, read_image
+from dekr_tf.images import check_images, decode_image, find_images, open_images, read_image
 
 RAMP = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
 COLORS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
@@ -177,3 +179,73 @@ def test_missing_images_are_counted(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c.png").touch()
     check_images(names, tmp_path)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A zip file as COCO's, with its images in a folder."""
+    with zipfile.ZipFile(tmp_path / "train.ZIP", "w") as file:
+        file.writestr("train/", "")
+        for number in range(6):
+            content = encode(np.full((4, 6 + number, 3), 40 * number, np.uint8), ".png")
+            compression = zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED
+            file.writestr(f"train/{number}.png", content, compression)
+        for name in ("train/same.png", "val/same.png"):
+            file.writestr(name, encode(COLORS, ".png"))
+    return tmp_path / "train.ZIP"
+
+
+def test_images_of_a_folder_and_of_a_zip_file(archive, tmp_path):
+    zipped = open_images(archive)
+    zipfile.ZipFile(archive).extractall(tmp_path / "out")
+    folder = open_images(tmp_path / "out")
+    for name in ("train/3.png", "val/same.png"):
+        assert zipped.content(name) == folder.content(name)
+        np.testing.assert_array_equal(zipped.read(name), folder.read(name))
+    assert zipped.read("3.png", size=(4, 9)).max() == 120
+    # Another folder will do where the base name stands for one file only.
+    assert zipped.read("images/3.png").shape == (4, 9, 3)
+    assert "3.png" in zipped and "30.png" not in zipped
+    assert "train/3.png" in folder and "3.png" not in folder
+
+
+def test_threads_may_read_a_zip_file_side_by_side(archive):
+    images = open_images(archive)
+    with ThreadPoolExecutor(8) as pool:
+        shades = list(pool.map(lambda number: images.read(f"{number % 6}.png").max(), range(120)))
+    assert shades == [40 * (number % 6) for number in range(120)]
+
+
+def test_bad_names_and_sizes_in_a_zip_file(archive):
+    images = open_images(archive)
+    with pytest.raises(InputError, match=r"train\.ZIP/none\.png: No such file"):
+        images.read("none.png")
+    with pytest.raises(InputError, match=r"one file of this name .*Received: train/same\.png and val/same\.png"):
+        images.read("same.png")
+    with pytest.raises(InputError, match=r"0\.png: expected 6x4 pixels .* as annotated\. Received: 4x6$"):
+        images.read("0.png", size=(6, 4))
+    with pytest.raises(InputError, match=r"all 2 annotated images in .*Received: 1 missing, first none\.png$"):
+        check_images(["0.png", "none.png"], archive)
+
+
+def test_a_damaged_member_is_named(archive):
+    with zipfile.ZipFile(archive) as file:
+        entry = file.getinfo("train/0.png")
+        start = entry.header_offset + 30 + len(entry.filename)
+    data = bytearray(archive.read_bytes())
+    data[start + 20] ^= 0xFF
+    archive.write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot read image .*train/0\.png: Bad CRC"):
+        open_images(archive).read("0.png")
+
+
+def test_what_holds_no_images(tmp_path):
+    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "images.tar").touch()
+    for name, message in [
+        ("text.zip", "as a zip file: File is not a zip"),
+        ("none.zip", "as a zip file: No such file"),
+        ("images.tar", r"a folder or a zip file of images\. Received: .*images\.tar"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            open_images(tmp_path / name)

@@ -20,7 +20,7 @@ ALLOWED = {
     "inference": set(),
     "evaluation": set(),
     "visualization": set(),
-    "training": {"layers", "models", "data", "inference", "evaluation"},
+    "training": {"layers", "models", "data", "inference", "evaluation", "visualization"},
     "converters": {"layers", "models", "data", "inference", "evaluation", "training"},
     "cli": {"layers", "models", "data", "inference", "evaluation", "visualization", "training", "converters"},
 }

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from dekr_tf.errors import InputError
-from dekr_tf.keypoints import COCO, CROWDPOSE, KeypointSchema, load_schema
+from dekr_tf.keypoints import COCO, CROWDPOSE, KeypointSchema, load_schema, schema_from_categories
 
 HAND = {
     "name": "hand",
@@ -130,3 +130,62 @@ def test_unreadable_files(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message) as error:
         load_schema(str(path))
     assert "\n" not in str(error.value)
+
+
+def category(keypoints, skeleton=()):
+    return {"id": 1, "name": "animal", "keypoints": list(keypoints), "skeleton": [list(edge) for edge in skeleton]}
+
+
+def test_a_schema_of_categories(tmp_path):
+    names = [
+        "nose",
+        "left_eye",
+        "right_eye",
+        "L-Paw",
+        "R-Paw",
+        "hip l",
+        "hip r",
+        "tail.Left",
+        "tail.Right",
+        "left",
+        "lip",
+    ]
+    categories = [{"id": 7, "name": "tree"}, category(names, [(1, 2), (2, 11)])]
+    path = tmp_path / "dogs.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    schema = load_schema(str(path))
+    assert (schema.name, schema.names) == ("dogs", tuple(names))
+    assert schema.flip_pairs == ((1, 2), (3, 4), (5, 6), (7, 8))
+    assert schema.edges == ((0, 1), (1, 10))
+    assert schema.oks_sigmas == (0.026, 0.025, 0.025, *[0.05] * 8)
+    assert schema.normalization_edges == ()
+
+
+def test_left_pairs_with_right_only_where_the_rest_is_the_same():
+    names = ["left_eye", "r_eye", "eye_right", "l_ear", "right_ear", "left_Toe", "RIGHT_toe", "nose_l"]
+    assert schema_from_categories([category(names)], "x").flip_pairs == ((5, 6),)
+
+
+@pytest.mark.parametrize("known", [COCO, CROWDPOSE])
+def test_categories_with_known_keypoints_give_the_known_skeleton(known):
+    # The edges are what CrowdPose's own file has: those of a skeleton of 17 keypoints.
+    assert schema_from_categories([category(known.names, [(16, 14), (17, 15)])], "file") is known
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        (None, "expected a list of mappings as categories. Received: None"),
+        ([], "expected keypoints in the categories. Received: 0 without"),
+        ([{"id": 1}], "Received: 1 without"),
+        ([category("ab"), category("ba")], "the same keypoints in all categories. Received: 2 categories that differ"),
+        ([category("ab", [(0, 1)])], r"pairs of positions in 1\.\.2. Received: \[0, 1\]"),
+        ([category("ab", [(1, 3)])], r"Received: \[1, 3\]"),
+        ([category("ab", [(1, 2, 1)])], r"Received: \[1, 2, 1\]"),
+        ([category("aa")], "must be unique"),
+        ([category([1, 2])], r"expected names as keypoints. Received: \[1, 2\]"),
+    ],
+)
+def test_categories_that_make_no_skeleton(categories, message):
+    with pytest.raises(InputError, match=message):
+        schema_from_categories(categories, "x")

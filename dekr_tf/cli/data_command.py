@@ -1,11 +1,19 @@
-"""Make and prepare data sets.
+"""Make, prepare and look at data sets.
 
-dekr data synthetic --output DIR   drawn people with exact labels, in COCO's format
+dekr data synthetic --output DIR            drawn people with exact labels, in COCO's format
+dekr data crowdpose-trainval TRAIN VAL ...  CrowdPose's two training splits in one file
+dekr data schema ANNOTATIONS ...            the skeleton of an annotation file, to edit
+dekr data tfrecord --annotations A ...      images and labels in a few large files
+dekr data show --config C ...               a sheet of training samples with their targets
 """
 
 import argparse
+import json
 import re
 from pathlib import Path
+
+from dekr_tf.config import Config, load_config
+from dekr_tf.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +32,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     synthetic.add_argument("--size", type=_size, default="256x256", metavar="HxW", help="pixels of an image")
     synthetic.add_argument("--seed", type=int, default=0, help="of the random drawing, 0 or more")
     synthetic.set_defaults(act=_synthetic)
+
+    trainval = actions.add_parser(
+        "crowdpose-trainval",
+        help="merge CrowdPose's two training splits",
+        description="Writes one annotation file with the images and people of two, as CrowdPose is trained on.",
+    )
+    trainval.add_argument("train", type=Path, metavar="TRAIN", help="crowdpose_train.json")
+    trainval.add_argument("val", type=Path, metavar="VAL", help="crowdpose_val.json")
+    trainval.add_argument("--output", type=Path, required=True, metavar="FILE", help="annotation file to write")
+    trainval.set_defaults(act=_crowdpose_trainval)
+
+    schema = actions.add_parser(
+        "schema",
+        help="the skeleton of an annotation file, to edit",
+        description="Writes the skeleton that the categories of an annotation file describe, as YAML for `keypoints` "
+        "of a config. Flip pairs come from names with left and right, or l and r, as first or last word.",
+    )
+    schema.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="JSON file in COCO keypoint format")
+    schema.add_argument("--output", type=Path, required=True, metavar="FILE", help="YAML file to write")
+    schema.set_defaults(act=_schema)
+
+    tfrecord = actions.add_parser(
+        "tfrecord",
+        help="write images and labels as a few large files",
+        description="Writes DIR with the images as they are, their labels, and metadata.json: data.train_records of "
+        "a config. DIR appears when all is written, and may then be copied to object storage.",
+    )
+    tfrecord.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
+    tfrecord.add_argument("--images", type=Path, required=True, metavar="PATH", help="folder or zip file of the images")
+    tfrecord.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder to write to")
+    tfrecord.add_argument("--shards", type=int, metavar="N", help="number of files (default: one for 1024 images)")
+    tfrecord.add_argument("--config", metavar="FILE", help="for its keypoints and data.damaged_images (default: COCO)")
+    tfrecord.set_defaults(act=_tfrecord)
+
+    show = actions.add_parser(
+        "show",
+        help="draw a sheet of training samples",
+        description="Draws samples of the training data as they go into the network. Left: heatmaps, orange on the "
+        "person's left, blue on the right, else green, the center white; red where the heatmap loss has no weight. "
+        "Right: the offsets that a person's center is asked for.",
+    )
+    show.add_argument("--config", required=True, metavar="FILE", help="YAML file of the experiment")
+    show.add_argument("--output", type=Path, required=True, metavar="FILE", help="picture to write")
+    show.add_argument("--count", type=int, default=8, metavar="N", help="number of samples (default: %(default)s)")
+    show.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, e.g. input_size=256")
+    show.set_defaults(act=_show)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -46,3 +100,81 @@ def _synthetic(arguments: argparse.Namespace) -> None:
     )
     for split, (images, people) in counts.items():
         print(f"{arguments.output / split}.json: {images} images, {people} people")
+
+
+def _crowdpose_trainval(arguments: argparse.Namespace) -> None:
+    from dekr_tf.data.annotations import merge_annotations
+    from dekr_tf.files import atomic_output
+
+    merged = merge_annotations([arguments.train, arguments.val])
+    with atomic_output(arguments.output) as temporary:
+        temporary.write_text(json.dumps(merged), encoding="utf-8")
+    print(f"{arguments.output}: {len(merged['images'])} images, {len(merged['annotations'])} people")
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    import yaml
+
+    from dekr_tf.files import atomic_output, read_json
+    from dekr_tf.keypoints import schema_from_categories
+
+    content = read_json(arguments.annotations, "annotations")
+    if not isinstance(content, dict):
+        raise InputError(f"annotations {arguments.annotations}: expected a mapping. Received: {type(content).__name__}")
+    schema = schema_from_categories(content.get("categories"), arguments.annotations.stem)
+    with atomic_output(arguments.output) as temporary:
+        # No list of lists a line each: pairs of names read better in brackets.
+        temporary.write_text(yaml.safe_dump(schema.to_dict(), sort_keys=False, default_flow_style=None, width=100))
+    print(
+        f"{arguments.output}: {len(schema)} keypoints, {len(schema.flip_pairs)} flip pairs, {len(schema.edges)} edges"
+    )
+
+
+def _tfrecord(arguments: argparse.Namespace) -> None:
+    from dekr_tf.data.annotations import read_annotations
+    from dekr_tf.data.records import write_records
+    from dekr_tf.images import check_images
+
+    config = load_config(arguments.config) if arguments.config else Config()
+    records = read_annotations(arguments.annotations, config.schema)
+    images = check_images([record.file_name for record in records], arguments.images)
+    count = write_records(
+        records,
+        images,
+        arguments.output,
+        config.schema,
+        shards=arguments.shards,
+        damaged=config.data.damaged_images,
+        progress=True,
+    )
+    print(f"{arguments.output}: {count} of {len(records)} images")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    if arguments.count < 1:
+        raise InputError(f"--count: expected a positive number. Received: {arguments.count}")
+    config = load_config(arguments.config, arguments.overrides)
+    import cv2
+    import numpy as np
+
+    from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
+    from dekr_tf.data.target_maps import draw_targets
+    from dekr_tf.files import atomic_output
+    from dekr_tf.visualization.sample_sheet import draw_sample, make_sheet
+
+    config = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 1})})
+    drawings = []
+    with input_errors(), atomic_output(arguments.output) as temporary:
+        for image, labels in train_dataset(open_training_data(config), config).repeat().take(arguments.count):
+            maps = {name: np.array(values[0]) for name, values in draw_targets(labels, config.targets).items()}
+            drawings.append(draw_sample(image[0].numpy(), maps, config.schema))
+        sheet = cv2.cvtColor(make_sheet(drawings), cv2.COLOR_RGB2BGR)
+        try:
+            written = cv2.imwrite(str(temporary), sheet)
+        except cv2.error:
+            written = False
+        if not written:
+            raise InputError(
+                f"expected the name of a picture to write, such as sheet.png. Received: {arguments.output}"
+            )
+    print(f"{arguments.output}: {arguments.count} samples")

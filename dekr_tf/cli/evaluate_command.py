@@ -1,38 +1,29 @@
-"""Measure a model on labelled images, or score a results file, by the COCO keypoint metric.
+"""Measure a model on labelled images, or score a results file.
 
   dekr evaluate --model best.keras --annotations val.json --images val/
   dekr evaluate --results results.json --annotations val.json --config configs/coco_w32.yaml
 
-The skeleton is that of the model; for a results file that of --config, else COCO's. Image files are read as they are
-stored, whatever their EXIF orientation, since labels are in stored pixels. A "-" in the table means that the
-annotations have no people of that size.
+Metrics: "coco" is COCO's AP and AR over OKS thresholds, for any skeleton; "crowdpose" is that of CrowdPose's toolkit,
+with AP of easy, medium and hard images; "pck" is PCK@0.2 by the torso's diameter, for one labelled person an image, of
+the pose with the highest score. The skeleton is that of the model; for a results file that of --config, else
+CrowdPose's with --metric crowdpose, else COCO's.
+
+Image files are read as they are stored, whatever their EXIF orientation, since labels are in stored pixels. A "-" in
+the table means that the annotations have nothing of the kind. With --results-output, the annotations may be without
+labels, as those of COCO's test-dev: then the poses are written for the server and nothing is measured.
 """
 
 import argparse
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from dekr_tf.errors import InputError
-
-if TYPE_CHECKING:
-    from dekr_tf.coco_format import ImageLabels
-    from dekr_tf.inference.detector import PoseDetector
-
-MODEL_OPTIONS = ("images", "input_size", "flip", "results_output")
+from dekr_tf.cli.evaluation_options import add_options, check_options, open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this verb."""
-    scored = parser.add_mutually_exclusive_group(required=True)
-    scored.add_argument("--model", type=Path, metavar="FILE", help="model to measure")
-    scored.add_argument("--results", type=Path, metavar="FILE", help="COCO results file to score")
-    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings to use instead of the sidecar's")
-    parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
-    parser.add_argument("--flip", action="store_true", help="also look at the mirrored image and average")
+    add_options(parser, ("coco", "crowdpose", "pck"))
     parser.add_argument("--results-output", type=Path, metavar="FILE", help="write the poses as a COCO results file")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the metric as JSON")
 
@@ -44,55 +35,46 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: options, annotations, images, model or results do not fit, or an output cannot be written.
     """
     from dekr_tf.coco_format import read_labels
-    from dekr_tf.config import Config, load_config
-    from dekr_tf.evaluation.coco import METRICS, evaluate_coco
+    from dekr_tf.evaluation.evaluator import METRICS, default_metric, detect_people, evaluate_detector
     from dekr_tf.files import atomic_output
-    from dekr_tf.inference.detector import PoseDetector
 
-    unused = ["--" + name.replace("_", "-") for name in MODEL_OPTIONS if getattr(arguments, name)]
-    if arguments.results and unused:
-        raise InputError(f"expected no option of a model beside --results. Received: {', '.join(unused)}")
-    if arguments.model and not arguments.images:
-        raise InputError("expected --images, the folder of the images, beside --model. Received: none")
-
+    check_options(arguments, "results_output")
     with ExitStack() as stack:
         # Opened before the work, so that a folder that cannot be written to is found first.
         paths = (arguments.results_output, arguments.output)
         results_output, output = (stack.enter_context(atomic_output(path)) if path else None for path in paths)
-        config = load_config(arguments.config) if arguments.config else None
-        if arguments.model:
-            size, flip = arguments.input_size, arguments.flip
-            detector = PoseDetector(arguments.model, config=config, input_size=size, flip=flip)
-            schema = detector.sidecar.schema
-            labels = read_labels(arguments.annotations, schema)
-            results = _detect(detector, labels, arguments.images)
+        detector, schema = open_source(arguments)
+        only_write = arguments.results_output and not (arguments.output or arguments.metric)
+        labels = read_labels(arguments.annotations, schema, need_people=not only_write)
+        people = sum(person.labelled for image in labels for person in image.people)
+        metric = arguments.metric or default_metric(labels, schema)
+        how = {"batch_size": 1 if arguments.batch_size is None else arguments.batch_size, "progress": True}
+        if only_write and not people:
+            metrics, results = {}, detect_people(detector, labels, arguments.images, **how)
+        elif detector:
+            metrics, results = evaluate_detector(detector, labels, arguments.images, metric=metric, **how)
         else:
-            schema = (config or Config()).schema
-            labels = read_labels(arguments.annotations, schema)
-            results = arguments.results
-        metrics = evaluate_coco(labels, results, schema)
+            metrics = METRICS[metric](labels, arguments.results, schema)
 
         if results_output:
             results_output.write_text(json.dumps(results) + "\n", encoding="utf-8")
         if output:
             output.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    people = sum(person.labelled for image in labels for person in image.people)
     print(f"images: {len(labels)}, labelled people: {people}")
-    print("  ".join(f"{name:>5}" for name in METRICS))
-    print("  ".join(f"{value:5.3f}" if value >= 0 else f"{'-':>5}" for value in metrics.values()))
+    if metrics:
+        print(f"metric: {metric}, skeleton: {schema.name}")
+        print(_table(metrics))
+    else:
+        print(f"no labels to score; {len(results)} poses are in {arguments.results_output}")
 
 
-def _detect(detector: "PoseDetector", labels: "list[ImageLabels]", folder: Path) -> list[dict[str, Any]]:
-    """The COCO results of a model on the images of an annotation file."""
-    from tqdm import tqdm
-
-    from dekr_tf.coco_format import poses_to_results
-    from dekr_tf.images import check_images, read_image
-
-    check_images([image.file_name for image in labels], folder)
-    category = next(person.category_id for image in labels for person in image.people)
-    results = []
-    for image in tqdm(labels, unit="image", disable=None):
-        poses = detector(read_image(folder / image.file_name, exif_orientation=False))
-        results.extend(poses_to_results(poses, {"image_id": image.image_id}, category))
-    return results
+def _table(metrics: dict[str, float]) -> str:
+    """One column a number, or one line where there are many."""
+    values = {
+        name: f"{value:d}" if isinstance(value, int) else f"{value:.3f}" if value >= 0 else "-"
+        for name, value in metrics.items()
+    }
+    if len(values) > 10:
+        width = max(map(len, values))
+        return "\n".join(f"{name:{width}}  {value:>5}" for name, value in values.items())
+    return "\n".join("  ".join(f"{cell:>5}" for cell in row) for row in (values, values.values()))

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dekr_tf import __version__
 from dekr_tf.errors import InputError
 
-VERBS = ("train", "predict", "evaluate", "info", "import", "data")
+VERBS = ("train", "predict", "evaluate", "analyze", "info", "import", "data")
 
 #: The install tier that brings a package; what is not here comes with every install.
 TIERS = {
     "keras": "train",
+    "matplotlib": "train",
     "pycocotools": "train",
     "tensorboard": "train",
     "tensorflow": "train",

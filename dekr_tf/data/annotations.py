@@ -10,6 +10,7 @@ from pycocotools import mask as rle
 
 from dekr_tf.coco_format import ImageLabels, PersonLabels, is_finite_number, parse_numbers, read_labels, received
 from dekr_tf.errors import InputError
+from dekr_tf.files import read_json
 from dekr_tf.keypoints import KeypointSchema
 
 
@@ -61,6 +62,43 @@ def read_annotations(path: str | os.PathLike, schema: KeypointSchema) -> list[Im
             names the file, the image or annotation, and the key.
     """
     return [_record(image, len(schema)) for image in read_labels(path, schema)]
+
+
+def merge_annotations(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
+    """One annotation file of several splits of a data set, such as CrowdPose's train and val.
+
+    Args:
+        paths: of JSON files in COCO's format with the same categories.
+
+    Returns:
+        The content of the first file with the images and annotations of all. Annotations are numbered anew where two
+        have the same id; nothing refers to them.
+
+    Raises:
+        InputError: a file cannot be read or lacks something, the categories differ, or two images have the same id.
+    """
+    contents = [read_json(path, "annotations") for path in paths]
+    for path, content in zip(paths, contents, strict=True):
+        for key in ("images", "annotations", "categories"):
+            entries = content.get(key) if isinstance(content, Mapping) else None
+            if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+                raise InputError(
+                    f"annotations {path}: expected a list of mappings as {key}. Received: {received(entries)}"
+                )
+        if content["categories"] != contents[0]["categories"]:
+            raise InputError(f"annotations {path}: expected the categories of {paths[0]}. Received: others")
+    images = [image for content in contents for image in content["images"]]
+    seen = set()
+    for image in images:
+        if image.get("id") in seen:
+            raise InputError(
+                f"expected a different id for every image of all files. Received: {image.get('id')!r} twice"
+            )
+        seen.add(image.get("id"))
+    people = [person for content in contents for person in content["annotations"]]
+    if len({person.get("id") for person in people}) < len(people):
+        people = [{**person, "id": number} for number, person in enumerate(people, start=1)]
+    return {**contents[0], "images": images, "annotations": people}
 
 
 def _record(image: ImageLabels, num_keypoints: int) -> ImageRecord:

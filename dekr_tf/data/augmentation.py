@@ -30,10 +30,9 @@ class Augmentation:
         return cv2.warpAffine(image, self.matrix, (self.input_size, self.input_size), flags=cv2.INTER_LINEAR)
 
     def transform_mask(self, mask: np.ndarray, stride: int) -> np.ndarray:
-        """A mask (H, W) uint8 of 0 and 1 on the map (S / stride, S / stride), bool; False outside the photo."""
+        """A mask (H, W) uint8 of 0 and 1 on the map (S / stride, S / stride), likewise; 0 outside the photo."""
         side = self.input_size // stride
-        warped = cv2.warpAffine(mask * np.uint8(255), self.matrix / stride, (side, side), flags=cv2.INTER_LINEAR)
-        return warped > 127
+        return cv2.warpAffine(mask, self.matrix / stride, (side, side), flags=cv2.INTER_LINEAR)
 
     def transform_keypoints(self, keypoints: np.ndarray, flip_indices: tuple[int, ...]) -> np.ndarray:
         """Keypoints (N, K, 3) from photo to input pixels, left and right exchanged where the sample is flipped.

@@ -1,4 +1,4 @@
-"""From labelled people to the maps that the network is trained on.
+"""From labelled people to what the target maps of a sample are drawn from.
 
 Paper section 3; in the reference, lib/dataset/target_generators and lib/dataset/COCOKeypoints.py.
 """
@@ -49,112 +49,93 @@ def person_sizes(keypoints: np.ndarray, name: str) -> np.ndarray:
 
 
 class TargetEncoder:
-    """Encodes the people of one sample as heatmaps and offset maps, with the loss weight of every value.
+    """Encodes the people of one sample as small arrays, from which `target_maps.draw_targets` makes the target maps.
 
-    Heatmaps hold a Gaussian at each labelled keypoint and center inside the map, of value exp(-d^2 / (2 sigma^2)) on a
-    patch that reaches 3 sigma + 1 beyond it; where people meet the larger value counts. Their weight is 1 on patches of
-    the same channel and `background_weight` elsewhere. Offset maps are grid minus keypoint in map pixels, x then y, on
-    the square [c - radius, c + radius) about the truncated center c, for labelled keypoints inside the map; their
-    weight is 1 / sqrt(person size).
+    The maps are many times larger than the image, so they are drawn in the training step, where the network runs. What
+    takes decisions is done here: which keypoints lie inside the map, and who wins where people overlap.
 
-    Where the squares of people overlap, the smaller one's keypoints are asked for. With `person_size: reference` this
-    holds only as far as it does in the reference, which goes through people and keypoints in order and compares a
-    person's size with one 32-bit copy of the size last written to the cell: from the first keypoint that a person
-    wins in a cell on, rounding of its own size decides over the others.
+    Offsets are asked for on the square [c - radius, c + radius) about a person's truncated center c, for labelled
+    keypoints inside the map. Where the squares of people overlap, the smaller one's keypoints are asked for. With
+    `person_size: reference` this holds only as far as it does in the reference, which goes through people and keypoints
+    in order and compares a person's size with one 32-bit copy of the size last written to the cell: from the first
+    keypoint that a person wins in a cell on, rounding of its own size decides over the others.
 
     Args:
         num_keypoints: K, without the center.
         config: see `TargetConfig`.
+        max_people: P, the people that the arrays have room for, so that samples make batches.
     """
 
-    def __init__(self, num_keypoints: int, config: TargetConfig):
+    def __init__(self, num_keypoints: int, config: TargetConfig, max_people: int):
         self.num_keypoints = num_keypoints
         self.config = config
-        self._sigmas = np.append(np.full(num_keypoints, config.heatmap_sigma), config.center_sigma)
+        self.max_people = max_people
 
-    def __call__(
-        self,
-        keypoints: np.ndarray,
-        sizes: np.ndarray,
-        map_size: tuple[int, int],
-        valid_mask: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Encodes N people, N >= 0.
+    def __call__(self, keypoints: np.ndarray, sizes: np.ndarray, valid_mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Encodes N people, 0 <= N <= P. Those who are not on the map are left out, the others come first.
 
         Args:
             keypoints: (N, K + 1, 3) x, y in map pixels, visibility; the center is last.
             sizes: (N,) squared person sizes in square map pixels; smaller ones than 1 count as 1.
-            map_size: (height, width) of the maps.
-            valid_mask: (height, width), multiplies the weights of the heatmaps; default: 1 everywhere.
+            valid_mask: (h, w) uint8 of 0 and 1, multiplies the weights of the heatmaps.
 
         Returns:
-            float32 maps: `heatmap` and `heatmap_weight` (h, w, K + 1), `offset` and `offset_weight` (h, w, 2 K).
+            `cells` (P, K + 1, 2) int32 and `fractions` (P, K + 1, 2) float32: whole part and rest of x, y in map
+            pixels, apart for the sake of precision; `usable` (P, K + 1) bool: labelled and inside the map;
+            `offset_weights` (P,) float32: 1 / sqrt(person size); `wins` (P, 2 radius, 2 radius, K) bool: the values of
+            the offset maps that the person is asked for, by row and column of its square; `valid_mask` as given.
         """
         keypoints = np.asarray(keypoints, np.float64).reshape(-1, self.num_keypoints + 1, 3)
-        height, width = map_size
-        inside = (keypoints[..., :2] >= 0).all(-1) & (keypoints[..., 0] < width) & (keypoints[..., 1] < height)
-        usable = inside & (keypoints[..., 2] > 0)
-        heatmap, heatmap_weight = self._heatmaps(keypoints, usable, map_size)
-        if valid_mask is not None:
-            heatmap_weight *= np.asarray(valid_mask, np.float32)[:, :, None]
-        offset, offset_weight = self._offsets(keypoints, usable, np.maximum(sizes, 1.0), map_size)
-        return {
-            "heatmap": heatmap,
-            "heatmap_weight": heatmap_weight,
-            "offset": offset,
-            "offset_weight": offset_weight,
+        height, width = valid_mask.shape
+        points = keypoints[..., :2]
+        usable = ((points >= 0) & (points < (width, height))).all(axis=-1) & (keypoints[..., 2] > 0)
+        present = usable.any(axis=1)
+        points, usable, sizes = points[present], usable[present], np.maximum(sizes[present], 1.0)
+        # What is not usable may lie anywhere, beyond what an integer can hold.
+        points = np.where(usable[..., None], points, 0)
+        cells = np.floor(points)
+        labels = {
+            "cells": cells.astype(np.int32),
+            "fractions": (points - cells).astype(np.float32),
+            "usable": usable,
+            "offset_weights": (1 / np.sqrt(sizes)).astype(np.float32),
+            "wins": self._wins(cells[:, -1].astype(int), usable, sizes, valid_mask.shape),
         }
+        room = self.max_people - len(sizes)
+        labels = {name: np.pad(values, [(0, room)] + [(0, 0)] * (values.ndim - 1)) for name, values in labels.items()}
+        return labels | {"valid_mask": valid_mask}
 
-    def _heatmaps(self, keypoints, usable, map_size):
-        height, width = map_size
-        heatmap = np.zeros((height, width, self.num_keypoints + 1), np.float32)
-        weight = np.full(heatmap.shape, self.config.background_weight, np.float32)
-        people, channels = np.nonzero(usable)
-        points, sigmas = keypoints[people, channels, :2], self._sigmas[channels, None]
-        low = np.floor(points - 3 * sigmas - 1).astype(int)
-        high = np.ceil(points + 3 * sigmas + 2).astype(int)
-        # A Gaussian is the product of a row and a column; all of them at once, each over the longest patch.
-        steps = np.arange((high - low).max(initial=0))
-        distance = (low[:, :, None] + steps - points[:, :, None]) / sigmas[:, :, None]
-        profiles = np.exp(-0.5 * np.square(distance)).astype(np.float32)
-        start = np.maximum(low, 0)
-        stop = np.minimum(high, (width, height))
-        for channel, (x0, y0), (x1, y1), (left, top), (row, column) in zip(
-            channels.tolist(), start.tolist(), stop.tolist(), low.tolist(), profiles, strict=True
-        ):
-            patch = column[y0 - top : y1 - top, None] * row[x0 - left : x1 - left]
-            cells = heatmap[y0:y1, x0:x1, channel]
-            np.maximum(cells, patch, out=cells)
-            weight[y0:y1, x0:x1, channel] = 1
-        return heatmap, weight
-
-    def _offsets(self, keypoints, usable, sizes, map_size):
+    def _wins(self, centers, usable, sizes, map_size):
+        """(N, 2 radius, 2 radius, K) bool; every cell and keypoint has one winner at most."""
         height, width = map_size
         radius = self.config.offset_radius
         as_reference = self.config.person_size == "reference"
-        offset = np.zeros((height, width, self.num_keypoints, 2), np.float32)
-        weight = np.zeros_like(offset)
+        owner = np.zeros((height, width, self.num_keypoints), np.int16)
         written_size = np.zeros((height, width), np.float32)
+        squares = {}
         # Largest first, so that smaller people overwrite them.
-        for person in range(len(sizes)) if as_reference else np.argsort(-sizes, kind="stable"):
+        for person in range(len(sizes)) if as_reference else np.argsort(-sizes, kind="stable").tolist():
             *labelled, has_center = usable[person]
-            channels = np.flatnonzero(labelled)
-            if not has_center or not len(channels):
+            if not has_center or not any(labelled):
                 continue
-            center_x, center_y = keypoints[person, -1, :2].astype(int)
-            x0, x1 = max(center_x - radius, 0), min(center_x + radius, width)
-            y0, y1 = max(center_y - radius, 0), min(center_y + radius, height)
-            square = np.s_[y0:y1, x0:x1]
-            wins = np.ones((y1 - y0, x1 - x0, len(channels)), bool)
+            left, top = (centers[person] - radius).tolist()
+            x0, x1 = max(left, 0), min(left + 2 * radius, width)
+            y0, y1 = max(top, 0), min(top + 2 * radius, height)
+            square = owner[y0:y1, x0:x1]
+            squares[person] = square, np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
             if as_reference:
-                wins = _reference_wins(weight[square][:, :, channels, 0] > 0, written_size[square], sizes[person])
-                written_size[square][wins.any(axis=-1)] = sizes[person]
-            grid = np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), axis=-1)
-            values = grid[:, :, None] - keypoints[person, channels, :2]
-            for cells, new in ((offset[square], values), (weight[square], 1 / np.sqrt(sizes[person]))):
-                cells[:, :, channels] = np.where(wins[..., None], new, cells[:, :, channels])
-        shape = (height, width, 2 * self.num_keypoints)
-        return offset.reshape(shape), weight.reshape(shape)
+                channels = np.flatnonzero(labelled)
+                sizes_here = written_size[y0:y1, x0:x1]
+                mine = np.zeros(square.shape, bool)
+                mine[:, :, channels] = _reference_wins(square[:, :, channels] > 0, sizes_here, sizes[person])
+                sizes_here[mine.any(axis=-1)] = sizes[person]
+            else:
+                mine = np.array(labelled)
+            np.copyto(square, person + 1, where=mine)
+        wins = np.zeros((len(sizes), 2 * radius, 2 * radius, self.num_keypoints), bool)
+        for person, (square, part) in squares.items():
+            wins[person][part] = square == person + 1
+        return wins
 
 
 def _reference_wins(taken: np.ndarray, written_size: np.ndarray, size: float) -> np.ndarray:

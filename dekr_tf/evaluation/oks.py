@@ -25,15 +25,29 @@ def object_keypoint_similarity(
     """
     poses = np.asarray(poses, np.float64)[:, None, :, :2]
     labels = np.asarray(labels, np.float64)
-    areas = np.asarray(areas, np.float64)
     boxes = np.asarray(boxes, np.float64)
-    variances = (2 * np.asarray(oks_sigmas, np.float64)) ** 2
 
     labelled = labels[..., 2] > 0
     comparable = labelled.any(axis=1)
     corners, sizes = boxes[:, None, :2], boxes[:, None, 2:]
     outside = np.maximum(corners - sizes - poses, 0) + np.maximum(poses - corners - 2 * sizes, 0)
     distances = np.where(comparable[:, None, None], poses - labels[..., :2], outside)
-    exponents = np.square(distances).sum(axis=-1) / variances / (areas[:, None] + np.spacing(1)) / 2
+    similarity = keypoint_similarity(distances, areas, oks_sigmas)
     counted = labelled | ~comparable[:, None]
-    return (np.exp(-exponents) * counted).sum(axis=-1) / counted.sum(axis=-1)
+    return (similarity * counted).sum(axis=-1) / counted.sum(axis=-1)
+
+
+def keypoint_similarity(distances: np.ndarray, areas: np.ndarray, oks_sigmas: np.ndarray) -> np.ndarray:
+    """How well single keypoints fit their labels: exp(-d^2 / (2 (2 sigma)^2 area)).
+
+    Args:
+        distances: (..., M, K, 2) between keypoints and labels in x and y, in pixels.
+        areas: (M,) of the labelled people, square pixels.
+        oks_sigmas: (K,) falloffs per sqrt(area), > 0.
+
+    Returns:
+        (..., M, K) float64 in 0..1.
+    """
+    variances = (2 * np.asarray(oks_sigmas, np.float64)) ** 2
+    areas = np.asarray(areas, np.float64)
+    return np.exp(-np.square(distances).sum(axis=-1) / variances / (areas[:, None] + np.spacing(1)) / 2)

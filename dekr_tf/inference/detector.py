@@ -1,6 +1,7 @@
 """From a photo to the people in it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,32 @@ class PoseDetector:
             InputError: the file cannot be read, the array is not an image, the photo is too elongated, or the network's
                 maps do not fit the skeleton.
         """
+        return self.detect_batch([image])[0]
+
+    def detect_batch(self, images: Sequence[np.ndarray | str | os.PathLike]) -> list[Poses]:
+        """Finds the people in several photos; those of one network input size go through the network together.
+
+        Args:
+            images: each as for a single photo, of any sizes. With flip test, the network gets twice as many at once.
+
+        Returns:
+            What each photo alone would give, in the order of the photos.
+
+        Raises:
+            InputError: as for a single photo.
+        """
+        inputs = [self._network_input(image) for image in images]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (pixels, _) in enumerate(inputs):
+            groups.setdefault(pixels.shape, []).append(index)
+        found: dict[int, Poses] = {}
+        for group in groups.values():
+            poses = self._run_network(np.stack([inputs[index][0] for index in group]))
+            found.update(zip(group, poses, strict=True))
+        return [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
+
+    def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """What the network takes, (h, w, 3) float32, and the transform (2, 3) from the photo to it."""
         if isinstance(image, str | os.PathLike):
             image = read_image(image, exif_orientation=True)
         image = np.asarray(image)
@@ -81,21 +108,25 @@ class PoseDetector:
         except cv2.error as error:
             # OpenCV 4 takes no side of 32767 pixels or more.
             raise InputError(f"cannot resize an image of {image.shape[1]}x{image.shape[0]}: {error.err}") from error
-        images = self._normalize(resized)[None]
+        return self._normalize(resized), transform
+
+    def _run_network(self, images: np.ndarray) -> list[Poses]:
+        """The people in network inputs (B, h, w, 3), in pixels of the inputs."""
+        count = len(images)
         if self.flip:
             images = np.concatenate([images, mirror_input(images)])
         heatmaps, offsets = self.runtime(images)
         self._check_maps(heatmaps, offsets)
-        poses = decode_maps(
-            heatmaps[0],
-            offsets[0],
-            self.sidecar.decoder,
-            mirrored=(heatmaps[1], offsets[1]) if self.flip else None,
-            flip_indices=self.sidecar.schema.flip_indices,
-        )
-        keypoints = poses.keypoints.copy()
-        keypoints[..., :2] = geometry.transform_points(keypoints[..., :2], geometry.invert(transform))
-        return Poses(keypoints, poses.scores)
+        return [
+            decode_maps(
+                heatmaps[index],
+                offsets[index],
+                self.sidecar.decoder,
+                mirrored=(heatmaps[count + index], offsets[count + index]) if self.flip else None,
+                flip_indices=self.sidecar.schema.flip_indices,
+            )
+            for index in range(count)
+        ]
 
     def _normalize(self, image: np.ndarray) -> np.ndarray:
         mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
@@ -108,6 +139,13 @@ class PoseDetector:
                 f"skeleton {self.sidecar.schema.name}: expected {count + 1} heatmap and {2 * count} offset channels of "
                 f"the network. Received: {heatmaps.shape[-1]} and {offsets.shape[-1]}"
             )
+
+
+def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:
+    """Poses in pixels of the photo that `transform` (2, 3) brought to the network's input."""
+    keypoints = poses.keypoints.copy()
+    keypoints[..., :2] = geometry.transform_points(keypoints[..., :2], geometry.invert(transform))
+    return Poses(keypoints, poses.scores)
 
 
 def bounded_network_size(image_size: tuple[int, int], input_size: int) -> tuple[int, int]:

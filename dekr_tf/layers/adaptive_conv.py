@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from dekr_tf.layers.backend import compiled, gather_rows, scatter_add_rows
+from dekr_tf.layers.backend import compiled, for_each_branch, gather_rows, scatter_add_rows
 from dekr_tf.layers.branch_conv import branch_channels, branch_conv, branch_initializer, from_branches, to_branches
 
 # Channels are padded with zeros to whole vector registers; gathers and products of 15 channels take twice the time.
@@ -40,25 +40,36 @@ def sample_and_convolve(x, offsets, kernel):
     return _forward(x, offsets, kernel), grad
 
 
-# The two directions are compiled apart from what is around them: fused with the convolution that makes the offsets,
-# they would compute each offset again for every channel.
-@compiled
+# Each step is compiled apart from what is around it: fused with the convolution that makes the offsets, or with the
+# positions, it would compute each of them again for every channel.
+@for_each_branch
 def _forward(x, offsets, kernel):
+    return _convolve(x, kernel, *_taps(offsets))
+
+
+@for_each_branch
+def _gradients(x, offsets, kernel, upstream):
+    """Gradients of the sum of `upstream` times the output, for x, offsets and kernel."""
+    return _convolve_gradients(x, kernel, upstream, *_taps(offsets))
+
+
+@compiled
+def _convolve(x, kernel, rows, fy, fx, inside):
+    del inside
     x, kernel = _pad_channels(x, kernel)
     branches, batch, height, width, channels = ops.shape(x)
     maps = _difference_maps(x)
     total = 0.0
-    for tap, (rows, fy, fx, _) in enumerate(_taps(offsets)):
-        value, right, down, cross = (gather_rows(each, rows) for each in maps)
-        sampled = value + fx * right + fy * (down + fx * cross)
+    for tap in range(len(GRID)):
+        value, right, down, cross = (gather_rows(each, rows[tap]) for each in maps)
+        sampled = value + fx[tap] * right + fy[tap] * (down + fx[tap] * cross)
         sampled = ops.reshape(sampled, (branches, batch * height * width, channels))
         total += ops.matmul(sampled, kernel[:, tap])
     return ops.reshape(total, (branches, batch, height, width, kernel.shape[-1]))
 
 
 @compiled
-def _gradients(x, offsets, kernel, upstream):
-    """Gradients of the sum of `upstream` times the output, for x, offsets and kernel."""
+def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
     real_channels = x.shape[-1]
     x, kernel = _pad_channels(x, kernel)
     branches, batch, height, width, channels = ops.shape(x)
@@ -71,19 +82,19 @@ def _gradients(x, offsets, kernel, upstream):
     ones = ops.ones((channels, 1), x.dtype)
     d_kernel = []
     d_positions = []
-    for tap, (rows, fy, fx, inside) in enumerate(_taps(offsets)):
-        value, right, down, cross = (gather_rows(each, rows) for each in maps)
-        sampled = ops.reshape(value + fx * right + fy * (down + fx * cross), (branches, pixels, channels))
+    for tap in range(len(GRID)):
+        value, right, down, cross = (gather_rows(each, rows[tap]) for each in maps)
+        step_right, step_down = right + fy[tap] * cross, down + fx[tap] * cross
+        sampled = ops.reshape(value + fx[tap] * right + fy[tap] * step_down, (branches, pixels, channels))
         d_kernel.append(ops.matmul(upstream_by_filter, sampled))
         d_sampled = ops.matmul(upstream, ops.transpose(kernel[:, tap], (0, 2, 1)))
         d_sampled = ops.reshape(d_sampled, (branches * pixels, channels))
-        # Each map is multiplied once, and summed over channels by a product with ones, which is vectorised.
-        d_right, d_down, d_cross = (ops.matmul(d_sampled * each, ones) for each in (right, down, cross))
-        d_positions += [(d_down + fx * d_cross) * inside, (d_right + fy * d_cross) * inside]
-        lower = fy * d_sampled
+        # Summed over channels by a product with ones, which is vectorised.
+        d_positions += [ops.matmul(d_sampled * each, ones) * inside[tap] for each in (step_down, step_right)]
+        lower = fy[tap] * d_sampled
         upper = d_sampled - lower
-        corners = (upper - fx * upper, fx * upper, lower - fx * lower, fx * lower)
-        scattered = scatter_add_rows(scattered, rows, ops.concatenate(corners, axis=1))
+        corners = (upper - fx[tap] * upper, fx[tap] * upper, lower - fx[tap] * lower, fx[tap] * lower)
+        scattered = scatter_add_rows(scattered, rows[tap], ops.concatenate(corners, axis=1))
     scattered = ops.reshape(scattered, (branches, batch, padded_height, padded_width, 4, channels))
     # Row r of the padded map is row r - 1 of the map; what was put on a cell belongs to the cell and its neighbours.
     d_x_map = sum(
@@ -93,7 +104,7 @@ def _gradients(x, offsets, kernel, upstream):
     )
     # A product with the grid, and not sums of multiples: a compiler would repeat each tap's work for every multiple.
     to_offsets = [row for y, x in GRID for row in ((y, x, 0, 0, 1, 0), (0, 0, y, x, 0, 1))]
-    d_offsets = ops.matmul(ops.concatenate(d_positions, axis=1), ops.convert_to_tensor(to_offsets, offsets.dtype))
+    d_offsets = ops.matmul(ops.concatenate(d_positions, axis=1), ops.convert_to_tensor(to_offsets, upstream.dtype))
     d_offsets = ops.reshape(d_offsets, (branches, batch, height, width, 6))
     d_kernel = ops.transpose(ops.stack(d_kernel, axis=1), (0, 1, 3, 2))
     return d_x_map[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
@@ -127,33 +138,32 @@ def _difference_maps(x):
     return [ops.reshape(each, (-1, x.shape[-1])) for each in maps]
 
 
+@compiled
 def _taps(offsets):
     """Where the nine taps read.
-
-    All taps are computed in one go and then cut: a compiler that fuses the cut pieces into the gathers would compute
-    each position once per channel.
 
     Args:
         offsets: (G, B, H, W, 6).
 
     Returns:
-        A tuple per tap: rows (G B H W,) int32 into the difference maps, fractions fy and fx (G B H W, 1) in [0, 1),
-        and a mask (G B H W, 1) float32 that is 0 where the position is so far out that it reads nothing.
+        rows (9, G B H W) int32 into the difference maps, fractions fy and fx (9, G B H W, 1) in [0, 1), and a mask
+        (9, G B H W, 1) float32 that is 0 where the position is so far out that it reads nothing.
     """
     branches, batch, height, width, _ = ops.shape(offsets)
     dtype = offsets.dtype
-    grid_y, grid_x = (ops.convert_to_tensor(axis, dtype) for axis in zip(*GRID, strict=True))
-    yy, yx, xy, xx, ty, tx = (offsets[..., index : index + 1] for index in range(6))
-    y = grid_y * yy + grid_x * yx + ty + ops.reshape(ops.cast(ops.arange(height), dtype), (-1, 1, 1))
-    x = grid_y * xy + grid_x * xx + tx + ops.reshape(ops.cast(ops.arange(width), dtype), (-1, 1))
+    grid_y, grid_x = (
+        ops.reshape(ops.convert_to_tensor(axis, dtype), (-1, 1, 1, 1, 1)) for axis in zip(*GRID, strict=True)
+    )
+    yy, yx, xy, xx, ty, tx = (offsets[..., index] for index in range(6))
+    y = grid_y * yy + grid_x * yx + ty + ops.reshape(ops.cast(ops.arange(height), dtype), (-1, 1))
+    x = grid_y * xy + grid_x * xx + tx + ops.cast(ops.arange(width), dtype)
     end_y, end_x = ops.cast(height, dtype), ops.cast(width, dtype)
     inside = ops.cast((y > -1) & (y < end_y) & (x > -1) & (x < end_x), dtype)
     y, x = ops.clip(y, -1, end_y), ops.clip(x, -1, end_x)
     top, left = ops.floor(y), ops.floor(x)
-    image = ops.reshape(ops.cast(ops.arange(branches * batch), "int32"), (branches, batch, 1, 1, 1))
+    image = ops.reshape(ops.cast(ops.arange(branches * batch), "int32"), (branches, batch, 1, 1))
     rows = (image * (height + 3) + ops.cast(top, "int32") + 1) * (width + 3) + ops.cast(left, "int32") + 1
-    columns = [ops.unstack(ops.reshape(each, (-1, 9)), axis=1) for each in (rows, y - top, x - left, inside)]
-    return [(row, *(column[:, None] for column in others)) for row, *others in zip(*columns, strict=True)]
+    return ops.reshape(rows, (9, -1)), *(ops.reshape(each, (9, -1, 1)) for each in (y - top, x - left, inside))
 
 
 @compiled

@@ -33,12 +33,45 @@ if keras.backend.backend() == "tensorflow":
         # XLA has TensorFlow's own gradient of bilinear resizing, but not that of nearest.
         return with_gradient(images) if interpolation == "nearest" else resize(images)
 
+    def normalize_by_batch(x, gamma, beta, epsilon):
+        """(B, H, W, C) normalised by its own moments, then times gamma (C,) plus beta (C,).
+
+        Returns:
+            That, the mean (C,) and the unbiased variance (C,), both float32.
+        """
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.convert_to_tensor(gamma),
+            offset=tf.convert_to_tensor(beta),
+            mean=[],
+            variance=[],
+            epsilon=epsilon,
+            is_training=True,
+        )[:3]
+
     def compiled(function):
         """`function` compiled with XLA, whatever the graph around it does.
 
         The loops of the adaptive convolution run several times faster fused, and a fused loop keeps no temporaries.
         """
         return tf.function(function, jit_compile=True, autograph=False)
+
+    def for_each_branch(function):
+        """`function` of arrays that all begin with the branches, run for one branch at a time on a CPU.
+
+        The maps of one branch fit into a core's cache, and TensorFlow runs as many branches at once as there are
+        cores. A GPU would rather have them all together.
+        """
+
+        def run(*arrays):
+            if tf.config.list_logical_devices("GPU"):
+                return function(*arrays)
+            results = [
+                function(*(each[branch : branch + 1] for each in arrays)) for branch in range(arrays[0].shape[0])
+            ]
+            return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *results)
+
+        return run
 
 else:
 
@@ -55,6 +88,22 @@ else:
         size = images.shape[1] * factor, images.shape[2] * factor
         return ops.image.resize(images, size, interpolation=interpolation, data_format="channels_last")
 
+    def normalize_by_batch(x, gamma, beta, epsilon):
+        """(B, H, W, C) normalised by its own moments, then times gamma (C,) plus beta (C,).
+
+        Returns:
+            That, the mean (C,) and the unbiased variance (C,), both float32.
+        """
+        full = ops.cast(x, "float32")
+        mean, variance = ops.moments(full, axes=(0, 1, 2))
+        count = ops.size(x) // x.shape[-1]
+        outputs = ops.batch_normalization(full, mean, variance, -1, beta, gamma, epsilon)
+        return ops.cast(outputs, x.dtype), mean, variance * (count / (count - 1))
+
     def compiled(function):
         """`function` itself: the other backends compile the step around it."""
+        return function
+
+    def for_each_branch(function):
+        """`function` itself: the other backends are for accelerators, which would rather have the branches together."""
         return function

@@ -8,6 +8,7 @@ in that module's fusion.
 from keras import layers
 
 from dekr_tf.config import ModelConfig
+from dekr_tf.layers.batch_norm import FusedBatchNorm
 from dekr_tf.layers.resize import Enlarge
 
 BN_EPSILON = 1e-5
@@ -22,7 +23,7 @@ STAGES = (2, 3, 4)
 
 def batch_norm(x, name: str):
     """Batch normalisation with the reference's constants."""
-    return layers.BatchNormalization(epsilon=BN_EPSILON, momentum=BN_MOMENTUM, name=name)(x)
+    return FusedBatchNorm(epsilon=BN_EPSILON, momentum=BN_MOMENTUM, name=name)(x)
 
 
 def conv_bn(x, filters: int, name: str, *, kernel_size: int = 1, strides: int = 1, relu: bool = True):

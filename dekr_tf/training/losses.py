@@ -20,13 +20,14 @@ def heatmap_loss(predicted, target, weight):
     return ops.mean(ops.square(predicted - target) * weight)
 
 
-def offset_loss(predicted, target, weight):
+def offset_loss(predicted, target, weight, positives=None):
     """Weighted smooth L1 distance, summed and divided by the number of values with a weight, at least 1.
 
     Args:
         predicted: (B, h, w, 2 K) offset maps, grid minus keypoint in map pixels.
         target: likewise.
         weight: likewise; 0 where no offset is asked for.
+        positives: number to divide by instead, where these maps are a part of a larger batch.
 
     Returns:
         A scalar.
@@ -35,5 +36,6 @@ def offset_loss(predicted, target, weight):
     parabola = 0.5 / SMOOTH_L1_BETA * ops.square(distance)
     line = distance - 0.5 * SMOOTH_L1_BETA
     total = ops.sum(ops.where(distance < SMOOTH_L1_BETA, parabola, line) * weight)
-    positives = ops.sum(ops.cast(weight > 0, weight.dtype))
+    if positives is None:
+        positives = ops.sum(ops.cast(weight > 0, weight.dtype))
     return total / ops.maximum(positives, 1)

@@ -1,115 +1,96 @@
-"""Training a DEKR with `model.fit`."""
+"""Training a DEKR: everything around `fit`."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 import yaml
+from keras import ops
 
-from dekr_tf.config import Config
-from dekr_tf.data.annotations import read_annotations
-from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.config import Config, load_config
+from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
+from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.models.files import save_model
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.training.losses import heatmap_loss, offset_loss
+from dekr_tf.training.callbacks import RunFiles, StopOnNan, copy_weights
+from dekr_tf.training.devices import is_chief, lost_machines, open_strategy
+from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.optimizer import FusedAdam
+from dekr_tf.training.recompute import segments
+from dekr_tf.training.schedules import learning_rate
+from dekr_tf.training.state import STATE, Progress, load_state, remove_leftovers
+from dekr_tf.training.validation import ValidationSet
+
+CONFIG = "config.yaml"
+#: Settings of `training` that may change when a run goes on.
+CHANGEABLE = ("epochs", "devices")
 
 
-@keras.saving.register_keras_serializable("dekr_tf")
-class DekrTraining(keras.Model):
-    """A DEKR with its losses; `fit` it on (image, targets) of `data.pipeline.train_dataset`.
+def train(
+    config: Config, output: Path, *, resume: bool = False, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> keras.Model:
+    """Trains from scratch, from backbone weights, or from where a run in the same folder stopped.
 
-    Args:
-        network: of `build_dekr`.
-        heatmap_weight: factor of the heatmap loss in the total.
-        offset_weight: factor of the offset loss.
-    """
-
-    def __init__(self, network, heatmap_weight, offset_weight, **kwargs):
-        super().__init__(**kwargs)
-        self.network = network
-        self.heatmap_weight = heatmap_weight
-        self.offset_weight = offset_weight
-        self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
-        self.offset_mean = keras.metrics.Mean(name="offset_loss")
-
-    def call(self, inputs, training=None):
-        return self.network(inputs, training=training)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        heatmap = self.heatmap_weight * heatmap_loss(y_pred["heatmap"], y["heatmap"], y["heatmap_weight"])
-        offset = self.offset_weight * offset_loss(y_pred["offset"], y["offset"], y["offset_weight"])
-        self.heatmap_mean.update_state(heatmap)
-        self.offset_mean.update_state(offset)
-        return heatmap + offset
-
-
-class SaveNetwork(keras.callbacks.Callback):
-    """Writes the network and its sidecar after every epoch; the file is always a whole one."""
-
-    def __init__(self, path: Path, sidecar: Sidecar):
-        super().__init__()
-        self.path = path
-        self.sidecar = sidecar
-
-    def on_epoch_end(self, epoch, logs=None):
-        save_model(self.model.network, self.path, self.sidecar)
-
-
-def train(config: Config, output: Path, *, callbacks: Sequence[keras.callbacks.Callback] = ()) -> keras.Model:
-    """Trains from scratch, or from backbone weights, and writes what belongs to the run.
+    After every epoch the folder holds `last.keras`, with validation images `best.keras`, and their sidecars; `log.csv`
+    and `tensorboard/`; `config.yaml`; and `state.npz`, from which the run can go on. With several machines (see
+    `devices.open_strategy`) the first writes them, and the others must see the folder.
 
     Args:
-        config: `data.train_annotations` and `data.train_images` are needed.
-        output: folder for `last.keras` with its sidecar, `config.yaml` and `log.csv` (losses by epoch).
+        config: `data.train_annotations` and `data.train_images` are needed, or `data.train_records`.
+        output: the run's folder.
+        resume: go on with the run in the folder, if there is one. The rest of the training is then the same as if it
+            had never stopped.
         callbacks: more callbacks for `fit`.
 
     Returns:
-        The trained network.
+        The trained network, float32, with averaged weights if the settings ask for them.
 
     Raises:
-        InputError: a setting is missing, or the data cannot be read.
+        InputError: a setting is missing or does not fit, the data cannot be read, the folder holds a run already or
+            cannot be written to, a loss is not finite, or a machine was lost.
     """
-    if config.data.train_annotations is None or config.data.train_images is None:
-        raise InputError("training needs data.train_annotations and data.train_images. Received: a config without")
-    records = read_annotations(config.data.train_annotations, config.schema)
-    keras.utils.set_random_seed(config.training.seed)
-    dataset = train_dataset(records, config.data.train_images, config.schema, config)
-    network = build_dekr(config.model, config.schema)
-    if config.training.backbone_weights is not None:
-        load_backbone(network, config.training.backbone_weights)
-    with atomic_output(output / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    model = DekrTraining(network, config.training.heatmap_loss_weight, config.training.offset_loss_weight)
-    model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate(config, len(dataset))), jit_compile=config.training.jit_compile
-    )
-    with input_errors():
+    settings = config.training
+    going_on = _check_folder(config, output, resume)
+    data = open_training_data(config)
+    validation = ValidationSet(config) if config.data.val_annotations else None
+    strategy = open_strategy(settings.devices)
+    with lost_machines(strategy), input_errors():
+        _check_batch(settings, strategy.num_replicas_in_sync)
+        steps = len(data) * config.data.repeat // settings.batch_size
+        keras.utils.set_random_seed(settings.seed)
+        model = build_training(config, strategy, steps)
+        progress = Progress()
+        if going_on and (output / STATE).exists():
+            progress = load_state(output / STATE, model)
+        elif settings.backbone_weights is not None:
+            load_backbone(model.network, settings.backbone_weights)
+        dataset = strategy.distribute_datasets_from_function(
+            lambda context: train_dataset(data, config, first_epoch=progress.epochs, context=context).repeat()
+        )
+        network = build_dekr(config.model, config.schema)
+        own = [StopOnNan(output, progress)]
+        if is_chief():
+            remove_leftovers(output)
+            with atomic_output(output / CONFIG) as temporary:
+                temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+            own.append(RunFiles(config, output, progress, network, validation))
+            if progress.epochs >= settings.epochs:
+                print(f"{output}: all {progress.epochs} epochs are done")
         model.fit(
             dataset,
-            epochs=config.training.epochs,
+            initial_epoch=progress.epochs,
+            epochs=settings.epochs,
+            steps_per_epoch=steps,
             shuffle=False,  # The dataset shuffles itself.
-            callbacks=[
-                keras.callbacks.CSVLogger(output / "log.csv"),
-                SaveNetwork(output / "last.keras", Sidecar.from_config(config)),
-                *callbacks,
-            ],
+            verbose="auto" if is_chief() else 0,
+            callbacks=[*own, *callbacks],
         )
+        copy_weights(model, network)
     return network
-
-
-def learning_rate(config: Config, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule | float:
-    """The rate of each step: divided by ten after each of `learning_rate_drops` epochs (paper section 4.1)."""
-    rate, drops = config.training.learning_rate, config.training.learning_rate_drops
-    if not drops:
-        return rate
-    # Steps count from 0, and a boundary is the last step at the rate before it.
-    boundaries = [epoch * steps_per_epoch - 1 for epoch in sorted(drops)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(
-        boundaries, [rate * 0.1**count for count in range(len(drops) + 1)]
-    )
 
 
 def load_backbone(network: keras.Model, path: Path) -> None:
@@ -133,3 +114,82 @@ def load_backbone(network: keras.Model, path: Path) -> None:
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"backbone weights {path} do not fit at layer {layer.name}: {reason}") from error
+
+
+def _check_folder(config: Config, output: Path, resume: bool) -> bool:
+    """Whether the folder holds a run to go on with."""
+    if not (output / CONFIG).exists():
+        return False
+    if not resume:
+        raise InputError(
+            f"expected a folder without a run as output; --resume goes on with one that is there. Received: {output}"
+        )
+    before, now = (settings.model_dump(mode="json") for settings in (load_config(output / CONFIG), config))
+    for key in CHANGEABLE:
+        del before["training"][key], now["training"][key]
+    for group in now:
+        for key, value in now[group].items() if isinstance(now[group], dict) else [("", now[group])]:
+            old = before[group][key] if key else before[group]
+            if old != value:
+                name = f"{group}.{key}" if key else group
+                raise InputError(f"--resume: expected {name} as in {output / CONFIG}, {old}. Received: {value}")
+    return True
+
+
+def _check_batch(settings, devices: int) -> None:
+    if settings.batch_size % (devices * settings.accumulation):
+        raise InputError(
+            f"training.batch_size must be a multiple of {devices} devices times {settings.accumulation} parts of "
+            f"training.accumulation. Received: {settings.batch_size}"
+        )
+
+
+def build_training(config: Config, strategy: tf.distribute.Strategy, steps_per_epoch: int) -> DekrTraining:
+    """The network with losses and optimizer, on the devices of a strategy."""
+    settings = config.training
+    devices = strategy.num_replicas_in_sync
+    with strategy.scope():
+        with _precision(settings.precision):
+            network = build_dekr(config.model, config.schema)
+        if settings.synchronized_batch_norm:
+            for layer in network.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.synchronized = True
+        model = DekrTraining(
+            network,
+            settings.heatmap_loss_weight,
+            settings.offset_loss_weight,
+            prepare=_preparation(config),
+            accumulation=settings.accumulation,
+            ema_momentum=settings.ema_momentum,
+            parts=segments(network, config.model) if settings.recompute else (),
+        )
+        # Each device hands on its share of the gradients, see `DekrTraining`.
+        clip_norm = settings.clip_norm / devices if settings.clip_norm else None
+        optimizer = FusedAdam(learning_rate(settings, steps_per_epoch), global_clipnorm=clip_norm)
+        if settings.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer, jit_compile=settings.jit_compile)
+    return model
+
+
+def _preparation(config: Config):
+    """What makes network inputs and target maps of a batch of the data set."""
+    sidecar = Sidecar.from_config(config)
+
+    def prepare(images, labels):
+        images = (ops.cast(images, "float32") / 255.0 - sidecar.mean) / sidecar.std
+        return images, draw_targets(labels, config.targets)
+
+    return prepare
+
+
+@contextlib.contextmanager
+def _precision(name: str) -> Iterator[None]:
+    """Layers made meanwhile compute in this precision."""
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)

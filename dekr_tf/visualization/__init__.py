@@ -1,1 +1,1 @@
-"""Pictures of poses."""
+"""Pictures of poses, and of the errors that they have."""

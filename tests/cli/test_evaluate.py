@@ -8,7 +8,9 @@ import pytest
 
 from dekr_tf.cli.main import main
 from dekr_tf.config import Config
+from dekr_tf.evaluation import crowdpose
 from dekr_tf.evaluation.coco import METRICS
+from dekr_tf.keypoints import COCO, CROWDPOSE
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
 
@@ -44,9 +46,9 @@ def detector(monkeypatch):
         def __init__(self, model, **options):
             asked.append((model.name, options))
 
-        def __call__(self, image):
-            asked.append(image.shape)
-            return Poses(POSE, [0.5])
+        def detect_batch(self, images):
+            asked.append([image.shape for image in images])
+            return [Poses(POSE, [0.5]) for _ in images]
 
     monkeypatch.setattr("dekr_tf.inference.detector.PoseDetector", Detector)
     return asked
@@ -67,6 +69,7 @@ def test_results_file(folder, capsys):
     assert metrics == pytest.approx(dict.fromkeys(METRICS, 1.0))
     assert capsys.readouterr().out.splitlines() == [
         "images: 2, labelled people: 1",
+        "metric: coco, skeleton: stick",
         "   AP   AP50   AP75    APM    APL     AR   AR50   AR75    ARM    ARL",
         "  ".join(["1.000"] * 10),
     ]
@@ -88,8 +91,8 @@ def test_model(folder, detector):
     assert evaluate(folder, *options) == 0
     assert detector == [
         ("best.keras", {"config": None, "input_size": 256, "flip": True}),
-        (160, 120, 3),
-        (160, 120, 3),
+        [(160, 120, 3)],
+        [(160, 120, 3)],
     ]
     results = json.loads((folder / "found.json").read_text())
     assert [entry["image_id"] for entry in results] == [7, 8]
@@ -116,7 +119,7 @@ def test_images_are_read_in_stored_pixels(folder, detector):
     content["images"] = [{"id": 7, "file_name": "turned.jpg"}]
     (folder / "truth.json").write_text(json.dumps(content))
     assert evaluate(folder, "--model", folder / "best.keras", "--images", folder) == 0
-    assert detector[1:] == [(160, 120, 3)]
+    assert detector[1:] == [[(160, 120, 3)]]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,13 @@ def test_images_are_read_in_stored_pixels(folder, detector):
     [
         (["--model", "m.keras"], "expected --images, the folder of the images, beside --model. Received: none"),
         (["--results", "r.json", "--flip", "--input-size", "64"], "beside --results. Received: --input-size, --flip"),
+        (["--results", "r.json", "--batch-size", "0"], "beside --results. Received: --batch-size"),
+        (["--model", "m.keras", "--images", ".", "--batch-size", "0"], "expected a positive number. Received: 0"),
+        (
+            ["--model", "m.keras", "--images", ".", "--metric", "crowdpose"],
+            "truth.json: image 7: expected a finite number as crowdIndex. Received: none",
+        ),
+        (["--model", "m.keras", "--images", ".", "--metric", "pck"], "PCK needs the shoulders and hips"),
         (["--results", "gone.json", "--config", "stick.yaml"], "cannot read results gone.json"),
         (["--results", "r.json"], "annotation 1: expected as keypoints a list of 51 finite numbers"),
         (
@@ -146,3 +156,88 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(folder, detect
     assert evaluate(folder, *options) == 2
     assert "cannot write" in capsys.readouterr().err
     assert detector == []
+
+
+def test_batches(folder, detector):
+    options = ("--model", folder / "best.keras", "--images", folder, "--batch-size", 3)
+    assert evaluate(folder, *options) == 0
+    assert detector[1:] == [[(160, 120, 3)] * 2]
+
+
+@pytest.mark.parametrize("annotations", [None, []])
+def test_images_without_labels(folder, detector, capsys, annotations):
+    """As those of COCO's test-dev, whose labels only the server has."""
+    content = json.loads((folder / "truth.json").read_text())
+    del content["annotations"]
+    (folder / "truth.json").write_text(json.dumps(content | ({} if annotations is None else {"annotations": []})))
+    options = ("--model", folder / "best.keras", "--images", folder)
+    found = folder / "found.json"
+    assert evaluate(folder, *options, "--results-output", found) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "images: 2, labelled people: 0",
+        f"no labels to score; 2 poses are in {found}",
+    ]
+    entry = {"category_id": 1, "keypoints": [40.0, 30.0, 0.9, 40.0, 130.0, 0.8], "score": 0.5}
+    assert json.loads(found.read_text()) == [{"image_id": 7, **entry}, {"image_id": 8, **entry}]
+    # Whoever asks for a metric is told that there is none, before the images are looked at.
+    before = list(detector)
+    for words in ([], ["--results-output", found, "--output", folder / "metric.json"], ["--metric", "coco"]):
+        assert evaluate(folder, *options, *words) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1
+        assert "truth.json: expected" in errors
+    assert all(isinstance(entry, tuple) for entry in detector[len(before) :])
+
+
+def test_labels_of_nothing_but_zeros(folder, detector, capsys):
+    content = json.loads((folder / "truth.json").read_text())
+    content["annotations"][0]["keypoints"] = [0] * 6
+    (folder / "truth.json").write_text(json.dumps(content))
+    assert evaluate(folder, "--model", folder / "best.keras", "--images", folder) == 2
+    message = "expected at least one person with labelled keypoints. Received: none in 2 images"
+    assert message in capsys.readouterr().err
+    assert detector[1:] == []
+
+
+def people_file(path, schema, **image):
+    """Labels of one person in one image, keypoints at (0, 0), (10, 20), (20, 40) and so on, and exact results."""
+    keypoints = [value for index in range(len(schema)) for value in (10 * index, 20 * index, 2)]
+    person = {"id": 1, "image_id": 7, "category_id": 1, "keypoints": keypoints, "bbox": [0, 0, 100, 200]}
+    content = {"images": [{"id": 7, "file_name": "a.png", **image}], "annotations": [person]}
+    (path / "truth.json").write_text(json.dumps(content))
+    result = {"image_id": 7, "category_id": 1, "keypoints": keypoints, "score": 0.5}
+    (path / "results.json").write_text(json.dumps([result]))
+    (path / f"{schema.name}.yaml").write_text(json.dumps({"keypoints": schema.name}))
+
+
+@pytest.mark.parametrize(
+    ("schema", "image", "options", "metric", "names"),
+    [
+        (COCO, {}, [], "coco", METRICS),
+        (COCO, {"crowdIndex": 0.5}, [], "coco", METRICS),
+        (CROWDPOSE, {}, ["--config", "crowdpose.yaml"], "coco", METRICS),
+        (CROWDPOSE, {"crowdIndex": 0.5}, ["--config", "crowdpose.yaml"], "crowdpose", crowdpose.METRICS),
+        (CROWDPOSE, {"crowdIndex": 0.5}, ["--config", "crowdpose.yaml", "--metric", "coco"], "coco", METRICS),
+        (CROWDPOSE, {"crowdIndex": 0.5}, ["--metric", "crowdpose"], "crowdpose", crowdpose.METRICS),
+    ],
+)
+def test_the_metric_is_chosen_and_said(tmp_path, capsys, monkeypatch, schema, image, options, metric, names):
+    monkeypatch.chdir(tmp_path)
+    people_file(tmp_path, schema, **image)
+    assert evaluate(tmp_path, "--results", "results.json", *options, "--output", "metric.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"metric: {metric}, skeleton: {schema.name}"
+    assert lines[2].split() == list(names)
+    metrics = json.loads((tmp_path / "metric.json").read_text())
+    assert tuple(metrics) == names
+    assert metrics["AP"] == pytest.approx(1)
+
+
+def test_pck(tmp_path, capsys):
+    people_file(tmp_path, CROWDPOSE)
+    words = ("--results", tmp_path / "results.json", "--config", tmp_path / "crowdpose.yaml", "--metric", "pck")
+    assert evaluate(tmp_path, *words, "--output", tmp_path / "metric.json") == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split() for line in lines[:3]] == [["people", "1"], ["PCK", "1.000"], ["PCK_left_shoulder", "1.000"]]
+    assert len(lines) == 16
+    assert set(json.loads((tmp_path / "metric.json").read_text()).values()) == {1}

@@ -9,7 +9,11 @@ from dekr_tf.cli.main import main
 def asked(monkeypatch):
     """What the training was asked for."""
     calls = []
-    monkeypatch.setattr("dekr_tf.training.trainer.train", lambda config, output: calls.append((config, output)))
+
+    def train(config, output, *, resume):
+        calls.append((config, output, resume))
+
+    monkeypatch.setattr("dekr_tf.training.trainer.train", train)
     return calls
 
 
@@ -18,11 +22,19 @@ def test_settings_reach_the_training(asked, tmp_path, capsys):
     words = ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run")]
     assert main(["train", *words, "training.epochs=2", "model.offset_head.block=plain"]) == 0
     assert capsys.readouterr() == ("", "")
-    ((config, output),) = asked
+    ((config, output, resume),) = asked
+    assert not resume
     assert output == tmp_path / "run"
     assert (config.training.epochs, config.training.batch_size, config.model.width) == (2, 3, 8)
     assert config.model.offset_head.block == "plain"
     assert not output.exists()
+
+
+def test_going_on_is_asked_for(asked, tmp_path):
+    (tmp_path / "config.yaml").touch()
+    words = ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run")]
+    assert main(["train", *words, "--resume"]) == 0
+    assert asked[0][2]
 
 
 def test_bad_settings_start_no_training(asked, tmp_path, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from dekr_tf.data.annotations import read_annotations
+from dekr_tf.data.annotations import merge_annotations, read_annotations
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 
@@ -167,3 +167,45 @@ def test_bad_files_give_one_line_that_says_where(tmp_path, content, message):
         read(tmp_path, content)
     assert message in str(caught.value)
     assert str(tmp_path / "labels.json") in str(caught.value)
+
+
+CATEGORIES = [{"id": 1, "keypoints": ["left", "right"]}]
+
+
+def split(*image_ids, annotation_ids=(1,), **changes):
+    """An annotation file with an image for every id, and people on the first."""
+    return {
+        "images": [{"id": image, "file_name": f"{image}.jpg", "height": 8, "width": 8} for image in image_ids],
+        "annotations": [{"id": each, "image_id": image_ids[0], "keypoints": [1, 1, 2] * 2} for each in annotation_ids],
+        "categories": CATEGORIES,
+        "info": len(image_ids),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(("second_ids", "merged_ids"), [((7, 3), [5, 7, 3]), ((5, 6), [1, 2, 3])])
+def test_two_splits_become_one(tmp_path, second_ids, merged_ids):
+    first = write(tmp_path / "train.json", split(1, 2, annotation_ids=(5,)))
+    second = write(tmp_path / "val.json", split(3, annotation_ids=second_ids))
+    merged = merge_annotations([first, second])
+    assert [image["id"] for image in merged["images"]] == [1, 2, 3]
+    assert [person["id"] for person in merged["annotations"]] == merged_ids
+    assert [person["image_id"] for person in merged["annotations"]] == [1, 3, 3]
+    assert (merged["categories"], merged["info"]) == (CATEGORIES, 2)
+    assert [len(record) for record in read_annotations(write(tmp_path / "both.json", merged), PAIR)] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (split(3, 2), "different id for every image of all files. Received: 2 twice"),
+        (split(3, categories=[{"id": 1}]), r"val\.json: expected the categories of .*train\.json. Received: others"),
+        (split(3, images=None), r"val\.json: expected a list of mappings as images. Received: none"),
+        (split(3, annotations=[1]), r"val\.json: expected a list of mappings as annotations. Received: a list of 1"),
+        ([], r"val\.json: expected a list of mappings as images"),
+    ],
+)
+def test_splits_that_do_not_fit(tmp_path, second, message):
+    first = write(tmp_path / "train.json", split(1, 2))
+    with pytest.raises(InputError, match=message):
+        merge_annotations([first, write(tmp_path / "val.json", second)])

@@ -88,6 +88,43 @@ def test_the_mirrored_image_goes_in_the_same_batch():
     np.testing.assert_array_equal(mirrored[:, :-3], plain[:, ::-1][:, 3:])
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_batch_gives_what_each_photo_gives_alone(flip):
+    class OneByOne:
+        """Looks at each photo and its mirrored copy with the stand-in, and keeps what came together."""
+
+        def __init__(self):
+            self.shapes = []
+
+        def __call__(self, images):
+            self.shapes.append(images.shape)
+            count = len(images) // 2 if flip else len(images)
+            maps = [BlobFinder()(images[index::count]) for index in range(count)]
+            # All photos come first, then all mirrored copies.
+            return tuple(np.concatenate(np.stack(kind, axis=1)) for kind in zip(*maps, strict=True))
+
+    sizes = [(60, 90), (90, 60), (64, 64), (120, 180), (91, 60), (70, 150)]
+    photos = [photo_with_blob(*size, 20 + 2 * index, 30) for index, size in enumerate(sizes)]
+    networks = OneByOne()
+    detector = PoseDetector(networks, POINT_SIDECAR, flip=flip)
+    together = detector.detect_batch(photos)
+    assert [(count // (1 + flip), *shape) for count, *shape, _ in networks.shapes] == [
+        (2, 64, 128),
+        (2, 128, 64),
+        (1, 64, 64),
+        (1, 64, 192),
+    ]
+    for photo, poses in zip(photos, together, strict=True):
+        alone = detector(photo)
+        assert len(alone) == 1
+        np.testing.assert_array_equal(poses.keypoints, alone.keypoints)
+        np.testing.assert_array_equal(poses.scores, alone.scores)
+
+
+def test_no_photos_give_no_poses():
+    assert PoseDetector(nobody, POINT_SIDECAR).detect_batch([]) == []
+
+
 def test_a_file_is_turned_upright(tmp_path):
     stored = photo_with_blob(60, 90, 20, 40)
     data = cv2.imencode(".jpg", stored)[1].tobytes()

@@ -13,7 +13,8 @@ from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.models import build_backbone, build_dekr, load_model, save_model
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.training.trainer import DekrTraining, learning_rate, load_backbone, train
+from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.trainer import load_backbone, train
 
 TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
 
@@ -91,7 +92,8 @@ def test_the_total_is_the_sum_of_the_losses(run):
 
 def test_everything_that_belongs_to_the_run_is_written(run):
     config, _, folder, network, _ = run
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "last.keras", "last.keras.json", "log.csv"]
+    names = ["config.yaml", "last.keras", "last.keras.json", "log.csv", "state.npz", "tensorboard"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     model, sidecar = load_model(folder / "last.keras")
     assert sidecar == Sidecar.from_config(config)
     assert sidecar.schema.names == ("left", "right")
@@ -111,13 +113,6 @@ def test_training_starts_from_the_backbone(run):
 def test_the_learning_rate_drops_after_the_epochs_of_the_config(run):
     # Two steps an epoch.
     np.testing.assert_allclose(run[4].rates, [1e-2] * 10 + [1e-3] * 4 + [1e-4] * 2, rtol=1e-6)
-
-
-def test_learning_rates_by_hand():
-    config = Config(training={"learning_rate": 0.5, "learning_rate_drops": (4, 2)})
-    rate = learning_rate(config, steps_per_epoch=3)
-    np.testing.assert_allclose([float(rate(step)) for step in range(14)], [0.5] * 6 + [0.05] * 6 + [0.005] * 2)
-    assert learning_rate(Config(training={"learning_rate_drops": ()}), 3) == 1e-3
 
 
 @pytest.fixture
@@ -147,7 +142,6 @@ def test_xla_can_compile_the_whole_step(config, tmp_path, monkeypatch):
     def fit(self, dataset, **_):
         """Lowers the step, which meets every operation; making machine code of it would take a minute."""
         assert self.jit_compile
-        self.optimizer.build(self.trainable_variables)
         step = tf.function(lambda *batch: self.train_step(batch), jit_compile=True)
         lowered.append(step.experimental_get_compiler_ir(*next(iter(dataset)))(stage="hlo"))
 
@@ -158,16 +152,22 @@ def test_xla_can_compile_the_whole_step(config, tmp_path, monkeypatch):
 
 @TF_DATA_HAS_GRAPHS
 @pytest.mark.usefixtures("eagerly")
-def test_mixed_precision(run, tmp_path):
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(run, tmp_path, precision):
     config, _, folder, _, _ = run
-    keras.mixed_precision.set_dtype_policy("mixed_float16")
-    try:
-        network = train(with_training(config, epochs=1), tmp_path)
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
-    assert network.get_layer("stage1_u0_1_conv").compute_dtype == "float16"
+    watch = Watch()
+    network = train(with_training(config, epochs=1, precision=precision), tmp_path, callbacks=[watch])
+    trained = watch.model.network
+    assert trained.get_layer("stage1_u0_1_conv").compute_dtype == precision.removeprefix("mixed_")
+    assert {variable.dtype for variable in trained.variables} == {"float32"}
     assert losses_of(tmp_path)[:1] == pytest.approx(losses_of(folder)[:1], rel=0.05)
-    assert all(np.isfinite(variable).all() for variable in network.variables)
+    assert all(np.isfinite(variable).all() for variable in trained.variables)
+    # For inference, the network is saved in float32.
+    saved, _ = load_model(tmp_path / "last.keras")
+    for model in (network, saved):
+        assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+        for received, expected in zip(model.variables, trained.variables, strict=True):
+            np.testing.assert_array_equal(received, expected)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"PK\x03\x04"])
@@ -188,6 +188,44 @@ def test_backbones_of_another_size(config, tmp_path):
     save_model(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")]), tmp_path / "dense.keras")
     with pytest.raises(InputError, match=r"do not fit at layer dense: No such layer"):
         load_backbone(network, tmp_path / "dense.keras")
+
+
+def test_validation_sets_that_measure_nothing(config, tmp_path):
+    empty = {"images": [{"id": 1, "file_name": "a.png", "height": 96, "width": 96}], "annotations": []}
+    for content, message in [
+        (empty, r"at least one person with labelled keypoints for validation. Received: 1 images without"),
+        ({"images": [], "annotations": []}, "at least one image. Received: an empty list"),
+    ]:
+        (tmp_path / "val.json").write_text(json.dumps(content))
+        data = config.data.model_copy(update={"val_annotations": tmp_path / "val.json", "val_images": tmp_path})
+        with pytest.raises(InputError, match=message):
+            train(config.model_copy(update={"data": data}), tmp_path / "run")
+    data = config.data.model_copy(update={"val_annotations": tmp_path / "val.json"})
+    with pytest.raises(InputError, match=r"expected data.val_images beside data.val_annotations. Received: none"):
+        train(config.model_copy(update={"data": data}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_that_cannot_be_shared(config, tmp_path):
+    with pytest.raises(InputError, match=r"a multiple of 1 devices times 4 parts .* Received: 2"):
+        train(with_training(config, accumulation=4), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_is_not_there(config, tmp_path):
+    with pytest.raises(InputError, match=r"training.devices: expected a GPU .* Received: gpu, without any"):
+        train(with_training(config, devices="gpu"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_are_not_written_over(run):
+    config, _, folder, _, _ = run
+    with pytest.raises(InputError, match=f"a folder without a run as output; --resume .* Received: {folder}"):
+        train(config, folder)
+    with pytest.raises(InputError, match=r"expected training.seed as in .*config.yaml, 3. Received: 4"):
+        train(with_training(config, seed=4), folder, resume=True)
+    with pytest.raises(InputError, match=r"expected input_size as in .*config.yaml, 64. Received: 128"):
+        train(config.model_copy(update={"input_size": 128}), folder, resume=True)
 
 
 def test_settings_that_are_missing(tmp_path):

@@ -1,0 +1,72 @@
+"""What `evaluate` and `analyze` share: options that say which poses are compared with which labels."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dekr_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.keypoints import KeypointSchema
+
+MODEL_OPTIONS = ("images", "input_size", "flip", "batch_size")
+
+
+def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> None:
+    """Adds the options.
+
+    Args:
+        parser: of the verb.
+        metrics: choices of `--metric`.
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, metavar="FILE", help="model to look at the images with")
+    source.add_argument("--results", type=Path, metavar="FILE", help="COCO results file, instead of a model")
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
+    parser.add_argument("--images", type=Path, metavar="PATH", help="folder or zip file of the images")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings to use instead of the sidecar's")
+    parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
+    parser.add_argument("--flip", action="store_true", help="also look at the mirrored image and average")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images in the network at once (default: 1)")
+    parser.add_argument("--metric", choices=metrics, help="default: crowdpose for its skeleton and labels, else coco")
+
+
+def check_options(arguments: argparse.Namespace, *model_options: str) -> None:
+    """Refuses options that do not go together.
+
+    Args:
+        arguments: of the command line.
+        model_options: names of more options that need a model.
+
+    Raises:
+        InputError: an option of a model stands beside `--results`, or `--images` lacks beside `--model`.
+    """
+    given = {name: getattr(arguments, name) for name in (*MODEL_OPTIONS, *model_options)}
+    unused = [
+        f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and value is not False
+    ]
+    if arguments.results and unused:
+        raise InputError(f"expected no option of a model beside --results. Received: {', '.join(unused)}")
+    if arguments.model and not arguments.images:
+        raise InputError("expected --images, the folder of the images, beside --model. Received: none")
+
+
+def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, KeypointSchema]":
+    """The detector, None for a results file, and the skeleton of what is compared.
+
+    Raises:
+        InputError: model or config cannot be read.
+    """
+    from dekr_tf.config import load_config
+    from dekr_tf.keypoints import COCO, CROWDPOSE
+
+    config = load_config(arguments.config) if arguments.config else None
+    if arguments.model:
+        from dekr_tf.inference.detector import PoseDetector
+
+        detector = PoseDetector(arguments.model, config=config, input_size=arguments.input_size, flip=arguments.flip)
+        return detector, detector.sidecar.schema
+    if config:
+        return None, config.schema
+    return None, CROWDPOSE if arguments.metric == "crowdpose" else COCO

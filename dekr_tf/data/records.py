@@ -1,0 +1,210 @@
+"""Training data as TFRecord shards: few large files, for storage that is slow with many small ones."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from dekr_tf.data.annotations import ImageRecord
+from dekr_tf.errors import InputError
+from dekr_tf.images import ImageSource, decode_image
+from dekr_tf.keypoints import KeypointSchema
+
+VERSION = 1
+METADATA = "metadata.json"
+#: Images of a shard, about 100 to 200 MB of COCO's.
+IMAGES_PER_SHARD = 1024
+#: Images out of which the next is drawn, and shards that are read side by side.
+_WINDOW, _SHARDS_AT_ONCE = 1024, 16
+
+
+class RecordFiles:
+    """What `write_records` wrote, as training data (`pipeline.TrainingData`).
+
+    A pass has every image once. Its order differs from that of image files: shards come in an order of their own, 16
+    side by side, and an image is drawn from the next 1024. The sample that is made of an image in a pass is the same.
+
+    Args:
+        folder: a path, or an address that TensorFlow can read, such as gs://bucket/folder.
+        schema: the skeleton that the labels must have.
+
+    Raises:
+        InputError: it holds no records, those of another version, or of another skeleton.
+    """
+
+    def __init__(self, folder: str, schema: KeypointSchema):
+        path = os.path.join(folder, METADATA)
+        try:
+            content = json.loads(tf.io.gfile.GFile(path).read())
+            version = content["version"]
+        except (tf.errors.OpError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"expected records of `dekr data tfrecord` in {folder}. Received: {reason}") from error
+        if version != VERSION:
+            raise InputError(f"records {folder}: expected version {VERSION}. Received: {version}")
+        names = tuple(content["keypoints"]["names"])
+        if names != schema.names:
+            raise InputError(
+                f"records {folder}: expected the {len(schema)} keypoints of {schema.name}, {', '.join(schema.names)}. "
+                f"Received: {len(names)}, {', '.join(names)}"
+            )
+        self.max_people = content["max_people"]
+        self._count = content["images"]
+        self._num_keypoints = len(schema)
+        self._shards = [os.path.join(folder, name) for name in content["shards"]]
+
+    def __len__(self):
+        return self._count
+
+    def order(self, number, seed):
+        def shuffled(number):
+            return np.random.default_rng((seed, int(number))).permutation(self._shards).astype(object)
+
+        shards = tf.numpy_function(shuffled, [number], tf.string)
+        shards.set_shape((len(self._shards),))
+        # TensorFlow takes a seed as a tensor, but as that of one operation: numbers of passes are mixed with the seed.
+        return (
+            tf.data.Dataset.from_tensor_slices(shards)
+            .interleave(
+                tf.data.TFRecordDataset,
+                cycle_length=_SHARDS_AT_ONCE,
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            .shuffle(_WINDOW, seed=number * 2**32 + seed, reshuffle_each_iteration=False)
+        )
+
+    def load(self, key):
+        index, content, record = _parse(key, self._num_keypoints)
+        return index, decode_image(content, record.file_name, exif_orientation=False), record
+
+    def end_epoch(self):
+        """Nothing to say: images were read once when the records were written."""
+
+
+def write_records(
+    records: Sequence[ImageRecord],
+    images: ImageSource,
+    folder: str | os.PathLike,
+    schema: KeypointSchema,
+    *,
+    shards: int | None = None,
+    damaged: str = "stop",
+    progress: bool = False,
+) -> int:
+    """Writes images as they are and labels as TFRecord shards, beside `metadata.json`.
+
+    Every image is decoded once, to find the damaged ones. The shards take the images in a fixed random order, so that
+    what stands together in the annotations does not in training. The folder appears when all is written.
+
+    Args:
+        records: of `read_annotations`.
+        images: of `open_images`.
+        folder: to make; it may exist if it is empty.
+        schema: the skeleton of the labels.
+        shards: number of files. Default: one for 1024 images.
+        damaged: `stop`, or `skip`: images that cannot be read are named and left out.
+        progress: show a bar on standard error where that is a terminal.
+
+    Returns:
+        The number of images written.
+
+    Raises:
+        InputError: the folder is not empty or cannot be written to, or an image cannot be read.
+    """
+    shards = shards or -(-len(records) // IMAGES_PER_SHARD)
+    if not 1 <= shards <= len(records):
+        raise InputError(f"shards: expected 1 to {len(records)}, the number of images. Received: {shards}")
+    order = np.random.default_rng(0).permutation(len(records)).tolist()
+    names = [f"{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
+    written = []
+    with (
+        _whole_folder(Path(folder)) as temporary,
+        tqdm(total=len(records), unit="image", disable=None if progress else True) as bar,
+    ):
+        for shard, name in enumerate(names):
+            with tf.io.TFRecordWriter(str(temporary / name)) as writer:
+                for index in order[shard::shards]:
+                    record = records[index]
+                    try:
+                        images.read(record.file_name, record.size)
+                        writer.write(_example(index, record, images.content(record.file_name)))
+                        written.append(len(record))
+                    except InputError as error:
+                        if damaged == "stop":
+                            raise
+                        bar.write(f"left out: {error}")
+                    bar.update()
+        if not written:
+            raise InputError(
+                f"expected images that can be read in {images.path}. Received: {len(records)}, all damaged"
+            )
+        metadata = {
+            "version": VERSION,
+            "images": len(written),
+            "max_people": max(1, *written),
+            "keypoints": schema.to_dict(),
+            "shards": names,
+        }
+        (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    return len(written)
+
+
+def _example(index: int, record: ImageRecord, content: bytes) -> bytes:
+    def text(*values):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    def whole(*values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    def real(values):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values.ravel()))
+
+    features = {
+        "index": whole(index),
+        "file_name": text(record.file_name.encode()),
+        "image": text(content),
+        "size": whole(*record.size),
+        "keypoints": real(record.keypoints),
+        "areas": real(record.areas),
+        "ignored": text(*(region["counts"] for region in record.ignored)),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def _parse(data: bytes, num_keypoints: int) -> tuple[int, bytes, ImageRecord]:
+    """Position in the data set, content of the image file and labels, as `_example` took them."""
+    features = tf.train.Example.FromString(data).features.feature
+    index, size = features["index"].int64_list.value[0], tuple(features["size"].int64_list.value)
+    record = ImageRecord(
+        image_id=index,
+        file_name=features["file_name"].bytes_list.value[0].decode(),
+        size=size,
+        keypoints=np.array(features["keypoints"].float_list.value, np.float32).reshape(-1, num_keypoints, 3),
+        areas=np.array(features["areas"].float_list.value, np.float32),
+        ignored=tuple({"size": list(size), "counts": counts} for counts in features["ignored"].bytes_list.value),
+    )
+    return index, features["image"].bytes_list.value[0], record
+
+
+@contextlib.contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder that becomes `path` when the block ends without an exception."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"expected a new or empty folder to write to. Received: {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as holder:
+            temporary = Path(holder) / path.name
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, path)
+    except (OSError, tf.errors.OpError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.message
+        raise InputError(f"cannot write {path}: {reason}") from error

@@ -1,0 +1,157 @@
+"""What happens beside the steps: files, validation, TensorBoard, and the stop on losses that are not finite."""
+
+import contextlib
+import csv
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from dekr_tf.config import Config
+from dekr_tf.errors import InputError
+from dekr_tf.files import atomic_output
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.models.files import save_model
+from dekr_tf.sidecar import Sidecar
+from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.schedules import learning_rate
+from dekr_tf.training.state import STATE, Progress, save_state
+from dekr_tf.training.validation import ValidationSet
+
+#: Columns of log.csv.
+COLUMNS = ("epoch", "loss", "heatmap_loss", "offset_loss", "learning_rate", "val_AP")
+#: Folder of TensorBoard's files in that of the run.
+SUMMARIES = "tensorboard"
+
+
+class StopOnNan(keras.callbacks.Callback):
+    """Ends the training when a loss or a weight is not finite.
+
+    Args:
+        output: the run's folder.
+        progress: to say which checkpoint is good.
+    """
+
+    def __init__(self, output: Path, progress: Progress):
+        super().__init__()
+        self.output = output
+        self.progress = progress
+
+    def on_train_batch_end(self, batch, logs=None):
+        for name in ("heatmap_loss", "offset_loss"):
+            if not math.isfinite(logs[name]):
+                self._stop(f"step {batch + 1} of ", f"{name} {logs[name]}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The last step's update, which no loss has shown yet.
+        for variable in self.model.network.variables:
+            if not np.isfinite(ops.convert_to_numpy(variable)).all():
+                self._stop("the end of ", f"{variable.path} with values that are not")
+
+    def _stop(self, where: str, received: str):
+        raise InputError(
+            f"training stopped at {where}epoch {self.progress.epochs + 1}: expected finite losses and weights; "
+            f"{last_checkpoint(self.output, self.progress)}. Received: {received}"
+        )
+
+
+class RunFiles(keras.callbacks.Callback):
+    """Measures, draws and writes at the end of every epoch, the state last: with it, all else of the epoch is there.
+
+    Args:
+        config: of the training.
+        output: the run's folder.
+        progress: what was done before, kept up to date.
+        network: for inference, float32, not the one that is trained; gets its weights, or their averages.
+        validation: images to measure on, or None.
+    """
+
+    def __init__(
+        self, config: Config, output: Path, progress: Progress, network: keras.Model, validation: ValidationSet | None
+    ):
+        super().__init__()
+        self.config = config
+        self.output = output
+        self.progress = progress
+        self.network = network
+        self.sidecar = Sidecar.from_config(config)
+        self.validation = validation
+        self.detector = PoseDetector(network, self.sidecar)
+
+    def on_train_begin(self, logs=None):
+        """Brings log and TensorBoard's files back to where the state is."""
+        for path in (self.output / SUMMARIES).glob("*"):
+            epoch = re.search(r"\.epoch(\d+)$", path.name)
+            if epoch and int(epoch[1]) > self.progress.epochs:
+                path.unlink()
+        if self.progress.rows:
+            self._write_log()
+
+    def on_epoch_end(self, epoch, logs=None):
+        copy_weights(self.model, self.network)
+        training = self.config.training
+        # The rate of the epoch's last step: the optimizer's is that of the next already.
+        steps = self.params["steps"]
+        logs["learning_rate"] = float(learning_rate(training, steps)((epoch + 1) * steps - 1))
+        validates = self.validation and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs)
+        if validates:
+            logs["val_AP"] = self.validation.measure(self.detector)
+        with self._full_disk():
+            self._write_summaries(epoch + 1, logs, pictures=validates)
+            save_model(self.network, self.output / "last.keras", self.sidecar)
+            if validates and logs["val_AP"] > self.progress.best_ap:
+                self.progress.best_ap = logs["val_AP"]
+                save_model(self.network, self.output / "best.keras", self.sidecar)
+            self.progress.rows.append({"epoch": epoch + 1, **logs})
+            self._write_log()
+            save_state(self.output / STATE, self.model, self.progress)
+
+    def _write_summaries(self, epoch: int, logs, pictures: bool):
+        # A file for each epoch: what is repeated after a kill takes the place of what was there before.
+        writer = tf.summary.create_file_writer(str(self.output / SUMMARIES), filename_suffix=f".epoch{epoch:04d}")
+        with writer.as_default(step=epoch):
+            for name, value in logs.items():
+                tf.summary.scalar(name, value)
+            if pictures:
+                for name, picture in self.validation.pictures(self.detector):
+                    tf.summary.image(name, picture[None])
+        writer.close()
+
+    def _write_log(self):
+        with (
+            atomic_output(self.output / "log.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.progress.rows)
+
+    @contextlib.contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        done = last_checkpoint(self.output, self.progress)
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise InputError(f"cannot write to {self.output}; {done}. Received: {reason}") from error
+
+
+def copy_weights(model: DekrTraining, network: keras.Model) -> None:
+    """Gives a network for inference the weights of the one that is trained, or their moving averages."""
+    for variable, source in zip(network.variables, model.network.variables, strict=True):
+        variable.assign(ops.convert_to_numpy(source))
+    if model.averages:
+        for variable, source in zip(network.trainable_variables, model.averages, strict=True):
+            variable.assign(ops.convert_to_numpy(source))
+
+
+def last_checkpoint(output: Path, progress: Progress) -> str:
+    """Words that name the state from which a run can go on."""
+    if not progress.epochs:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {output / STATE}, after epoch {progress.epochs}"

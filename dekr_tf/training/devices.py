@@ -1,0 +1,87 @@
+"""The devices and machines of a training."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from dekr_tf.errors import InputError
+
+#: What TensorFlow raises when a machine is gone; which of them is a matter of timing.
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
+
+
+def open_strategy(devices: str) -> tf.distribute.Strategy:
+    """The strategy that trains on what there is; `TF_CONFIG` in the environment asks for several machines.
+
+    Args:
+        devices: `all`, `gpu` or `cpu`, see `TrainingConfig.devices`.
+
+    Returns:
+        TensorFlow's default on one device, `MirroredStrategy` on several, `MultiWorkerMirroredStrategy` on several
+        machines; this waits until all of them are there.
+
+    Raises:
+        InputError: there is no GPU where one is asked for, or `TF_CONFIG` makes no sense.
+    """
+    cluster = read_cluster()
+    if devices == "gpu" and not tf.config.list_physical_devices("GPU"):
+        raise InputError("training.devices: expected a GPU that TensorFlow can use. Received: gpu, without any")
+    if devices == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    if len(cluster) > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(found) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in found])
+    return tf.distribute.get_strategy()
+
+
+def read_cluster() -> list[tuple[str, int]]:
+    """The machines that `TF_CONFIG` lists as (kind, number), the chief first; one machine without it.
+
+    Raises:
+        InputError: it is no JSON of the form that TensorFlow describes, or has other machines than workers.
+    """
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return [("worker", 0)]
+    try:
+        content = json.loads(text)
+        cluster, task = content["cluster"], content["task"]
+        machines = [(kind, number) for kind in sorted(cluster) for number in range(len(cluster[kind]))]
+        fits = {kind for kind, _ in machines} <= {"chief", "worker"} and _task(task) in machines
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise InputError(
+            'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}. '
+            f"Received: {text}"
+        )
+    return machines
+
+
+def is_chief() -> bool:
+    """Whether this is the one machine that writes files."""
+    text = os.environ.get("TF_CONFIG")
+    return not text or _task(json.loads(text)["task"]) == read_cluster()[0]
+
+
+@contextlib.contextmanager
+def lost_machines(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns what TensorFlow reports when another machine is gone into one line."""
+    try:
+        yield
+    except LOST as error:
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise
+        reason = error.message.strip().splitlines()[0]
+        raise InputError(
+            f"training stopped: a machine of the job is gone; start all of them again with --resume. Received: {reason}"
+        ) from error
+
+
+def _task(task) -> tuple[str, int]:
+    return task["type"], int(task["index"])

@@ -1,0 +1,53 @@
+"""OKS-AP on labelled images, and pictures of what it finds."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from dekr_tf.coco_format import read_labels
+from dekr_tf.config import Config
+from dekr_tf.errors import InputError
+from dekr_tf.evaluation.evaluator import evaluate_detector
+from dekr_tf.images import check_images
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.visualization.drawing import draw_poses
+
+#: Long side of a picture in pixels.
+PICTURE_SIZE = 640
+
+
+class ValidationSet:
+    """The labelled images that a training is measured on.
+
+    Args:
+        config: `data.val_annotations` and `data.val_images` are needed.
+
+    Raises:
+        InputError: the labels cannot be read, have no person with keypoints, or images are missing.
+    """
+
+    def __init__(self, config: Config):
+        if config.data.val_images is None:
+            raise InputError("expected data.val_images beside data.val_annotations. Received: none")
+        self.config = config
+        self.labels = read_labels(config.data.val_annotations, config.schema)
+        if not any(person.labelled for image in self.labels for person in image.people):
+            raise InputError(
+                f"annotations {config.data.val_annotations}: expected at least one person with labelled keypoints for "
+                f"validation. Received: {len(self.labels)} images without"
+            )
+        self.images = check_images([image.file_name for image in self.labels], config.data.val_images)
+
+    def measure(self, detector: PoseDetector) -> float:
+        """AP of what a detector finds in the images."""
+        batch_size = self.config.training.batch_size
+        return evaluate_detector(detector, self.labels, self.config.data.val_images, batch_size=batch_size)[0]["AP"]
+
+    def pictures(self, detector: PoseDetector) -> Iterator[tuple[str, np.ndarray]]:
+        """File names of the first images, and (H, W, 3) uint8 RGB drawings of what a detector finds in them."""
+        for image in self.labels[: self.config.training.pictures]:
+            photo = self.images.read(image.file_name)
+            drawing = draw_poses(photo, detector(photo), self.config.schema)
+            zoom = min(1.0, PICTURE_SIZE / max(drawing.shape))
+            yield image.file_name, cv2.resize(drawing, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,88 @@
+"""Trains toy networks on one device and on two, in a process of its own, and prints what came out as JSON.
+
+TensorFlow takes the number of logical CPUs only before it has begun.
+"""
+
+import json
+import sys
+import traceback
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dekr_tf.training.devices import open_strategy
+from dekr_tf.training.model import DekrTraining
+
+CPU = tf.config.list_physical_devices("CPU")[0]
+VARIANTS = {
+    "plain": {},
+    "clipped": {"clip_norm": 0.01},
+    "averaged": {"ema_momentum": 0.5},
+    "in parts": {"accumulation": 2, "clip_norm": 0.01, "statistics": False},
+    "half": {"precision": "mixed_float16", "scale": 2.0**10, "clip_norm": 0.01},
+    "overflow": {"precision": "mixed_float16", "scale": 2.0**23},
+    "not synchronised": {"synchronized": False},
+}
+
+
+def network(precision, synchronized, statistics):
+    keras.mixed_precision.set_dtype_policy(precision)
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(image)
+    x = keras.layers.BatchNormalization(synchronized=synchronized, momentum=0.5, trainable=statistics)(x)
+    x = keras.layers.ReLU()(x)
+    maps = {name: keras.layers.Conv2D(2, 1, dtype="float32")(x) for name in ("heatmap", "offset")}
+    keras.mixed_precision.set_dtype_policy("float32")
+    return keras.Model(image, maps)
+
+
+def batches():
+    draw = np.random.default_rng(0)
+    images = draw.normal(size=(24, 8, 8, 3)).astype("float32")
+    maps = {name: draw.normal(size=(24, 8, 8, 2)).astype("float32") for name in ("heatmap", "offset")}
+    # The first images of each batch have most of the offsets.
+    share = np.where(np.arange(24) % 8 < 4, 0.6, 0.05)[:, None, None, None]
+    maps["offset_weight"] = (draw.random((24, 8, 8, 2)) < share).astype("float32")
+    maps["heatmap_weight"] = draw.choice([0.1, 1.0], (24, 8, 8, 2)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((images, maps)).batch(8, drop_remainder=True)
+
+
+def trained(
+    strategy,
+    *,
+    precision="float32",
+    scale=None,
+    clip_norm=None,
+    synchronized=True,
+    statistics=True,
+    accumulation=1,
+    ema_momentum=None,
+):
+    keras.utils.set_random_seed(0)
+    devices = strategy.num_replicas_in_sync
+    with strategy.scope():
+        model = DekrTraining(
+            network(precision, synchronized, statistics), 1.0, 0.1, accumulation=accumulation, ema_momentum=ema_momentum
+        )
+        optimizer = keras.optimizers.Adam(0.01, global_clipnorm=clip_norm and clip_norm / devices)
+        if scale:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=scale)
+        model.compile(optimizer, jit_compile=False)
+    history = model.fit(batches(), epochs=3, shuffle=False, verbose=0).history
+    weights = [np.asarray(keras.ops.convert_to_numpy(v)).tolist() for v in model.network.variables]
+    averages = [np.asarray(keras.ops.convert_to_numpy(v)).tolist() for v in model.averages]
+    steps = int(keras.ops.convert_to_numpy(getattr(model.optimizer, "inner_optimizer", model.optimizer).iterations))
+    return {"history": history, "weights": weights, "averages": averages, "steps": steps}
+
+
+tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
+# One for all: in one process, the collective operations of several would get in each other's way.
+strategies = tf.distribute.get_strategy(), open_strategy("cpu")
+results = {}
+for name in sys.argv[1:] or VARIANTS:
+    try:
+        results[name] = [trained(strategy, **VARIANTS[name]) for strategy in strategies]
+    except Exception:
+        results[name] = traceback.format_exc()
+print(json.dumps(results))
