@@ -60,8 +60,11 @@ class Ours:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         os.environ["KERAS_BACKEND"] = "tensorflow"
         sys.path.insert(0, str(Path(__file__).parents[1]))
-        import keras
-        import tensorflow as tf
+        from dekr_tf.cli.main import quiet_import
+
+        with quiet_import("tensorflow"):
+            import keras
+            import tensorflow as tf
 
         from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 
