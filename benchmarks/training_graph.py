@@ -82,7 +82,6 @@ def main() -> None:
             config.training.offset_loss_weight,
         )
         model.compile(optimizer=keras.optimizers.Adam(config.training.learning_rate))
-        model.optimizer.build(model.trainable_variables)
     with timed("tracing"):
         step = tf.function(model.train_step, autograph=False).get_concrete_function(batch)
     with timed("first call"):
