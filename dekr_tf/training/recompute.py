@@ -11,7 +11,7 @@ from dekr_tf.models.hrnet import STAGES
 
 
 def segments(network: keras.Model, config: ModelConfig) -> list[keras.Model]:
-    """Cuts a DEKR after each module of its backbone.
+    """Cuts a DEKR after each bottleneck and each module of its backbone.
 
     Args:
         network: of `build_dekr`.
@@ -22,6 +22,7 @@ def segments(network: keras.Model, config: ModelConfig) -> list[keras.Model]:
         and the last gives the dict of maps.
     """
     cuts = [network.input]
+    cuts += [network.get_layer(f"stage1_u{unit}_relu").output for unit in range(config.bottlenecks)]
     for stage, modules in zip(STAGES, config.modules, strict=True):
         for module in range(modules):
             cuts.append([network.get_layer(f"stage{stage}_m{module}_f{branch}_relu").output for branch in range(stage)])

@@ -17,8 +17,8 @@ def test_recomputing_changes_nothing():
     )
     network = build_dekr(config.model, config.schema)
     parts = segments(network, config.model)
-    # One up to the module of stage 2, two modules of stage 3, one of stage 4, and the heads.
-    assert len(parts) == 5
+    # One up to the bottleneck, the module of stage 2, two modules of stage 3, one of stage 4, and the heads.
+    assert len(parts) == 6
     assert {id(layer) for part in parts for layer in part.layers} >= {
         id(layer) for layer in network.layers if layer.weights
     }
