@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 2 for bad input, said in one line on standard error; 130 and 143 when the run is ended by
-        SIGINT (ctrl-C) and SIGTERM, after its temporary files are removed.
+        SIGINT (ctrl-C) and SIGTERM, after its temporary files are removed; 141 when nobody reads its output any more.
     """
     # TensorFlow's own messages. What fails raises an exception as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -83,6 +83,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         tier = f"[{TIERS[package]}]" if package in TIERS else ""
         return _refuse(arguments.verb, f"this needs the package {package}: pip install 'dekr-tf{tier}'")
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough; Python would try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interrupt:
         print(f"dekr {arguments.verb}: interrupted", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)

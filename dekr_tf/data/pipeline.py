@@ -271,5 +271,6 @@ def input_errors() -> Iterator[None]:
         if cause:
             raise InputError(cause[1]) from error
         if isinstance(error, tf.errors.DataLossError):
-            raise InputError(f"cannot read training records: {error.message.splitlines()[0]}") from error
+            reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])
+            raise InputError(f"cannot read training records: {reason}") from error
         raise

@@ -20,15 +20,15 @@ VERSION = 1
 METADATA = "metadata.json"
 #: Images of a shard, about 100 to 200 MB of COCO's.
 IMAGES_PER_SHARD = 1024
-#: Images out of which the next is drawn, and shards that are read side by side.
-_WINDOW, _SHARDS_AT_ONCE = 1024, 16
+#: Images that are held in memory to be shuffled, and shards that are read side by side.
+_BLOCK, _SHARDS_AT_ONCE = 512, 16
 
 
 class RecordFiles:
     """What `write_records` wrote, as training data (`pipeline.TrainingData`).
 
     A pass has every image once. Its order differs from that of image files: shards come in an order of their own, 16
-    side by side, and an image is drawn from the next 1024. The sample that is made of an image in a pass is the same.
+    side by side, and images are shuffled in blocks of 512. The sample that is made of an image in a pass is the same.
 
     Args:
         folder: a path, or an address that TensorFlow can read, such as gs://bucket/folder.
@@ -68,17 +68,19 @@ class RecordFiles:
 
         shards = tf.numpy_function(shuffled, [number], tf.string)
         shards.set_shape((len(self._shards),))
-        # TensorFlow takes a seed as a tensor, but as that of one operation: numbers of passes are mixed with the seed.
-        return (
-            tf.data.Dataset.from_tensor_slices(shards)
-            .interleave(
-                tf.data.TFRecordDataset,
-                cycle_length=_SHARDS_AT_ONCE,
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
-            .shuffle(_WINDOW, seed=number * 2**32 + seed, reshuffle_each_iteration=False)
+        keys = tf.data.Dataset.from_tensor_slices(shards).interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=_SHARDS_AT_ONCE,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
         )
+
+        def shuffled_block(position, block):
+            # `Dataset.shuffle` takes no seed that changes with the pass.
+            block = tf.random.experimental.stateless_shuffle(block, seed=tf.stack([number + seed * 2**20, position]))
+            return tf.data.Dataset.from_tensor_slices(block)
+
+        return keys.batch(_BLOCK).prefetch(1).enumerate().flat_map(shuffled_block)
 
     def load(self, key):
         index, content, record = _parse(key, self._num_keypoints)

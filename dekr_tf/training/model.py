@@ -126,8 +126,9 @@ class DekrTraining(keras.Model):
     # What follows runs on every device, with its share of the batch.
 
     def train_step(self, data):
-        """The step of one device, when the batch is not taken in parts."""
+        """The step of one device, when the batch is not taken in parts; returns its means of the epoch so far."""
         self._apply(self._gradients(*self._prepare(data)))
+        return self.get_metrics_result()
 
     def _prepare(self, data):
         """Inputs and targets, and the number of offsets that are asked for in the whole batch, on all devices."""

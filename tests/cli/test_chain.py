@@ -212,4 +212,4 @@ def test_an_interrupt_while_the_model_is_written_leaves_the_one_before(eagerly, 
     assert (output / "last.keras").read_bytes() == written[0]
     load_model(output / "last.keras")
     names = {path.name for path in output.iterdir()}
-    assert names == {"config.yaml", "last.keras", "last.keras.json", "log.csv"}
+    assert names == {"config.yaml", "last.keras", "last.keras.json", "log.csv", "state.npz", "tensorboard"}

@@ -3,10 +3,15 @@
 import argparse
 import json
 
+import cv2
 import pytest
 
 from dekr_tf.cli import data_command
+from dekr_tf.config import Config
+from dekr_tf.data.pipeline import open_training_data
+from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
+from dekr_tf.keypoints import COCO, load_schema
 
 
 def run(*words):
@@ -40,3 +45,59 @@ def test_wrong_words_exit_with_2(words, capsys):
 def test_bad_values_are_input_errors(tmp_path):
     with pytest.raises(InputError, match="at least 64 pixels"):
         run("synthetic", "--output", tmp_path, "--size", "10x10")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A folder with `train.json` of three images."""
+    folder = tmp_path_factory.mktemp("people")
+    write_dataset(folder, train=3, val=0, size=(64, 80), seed=1)
+    return folder
+
+
+def test_splits_are_merged(tmp_path, capsys, people):
+    val = json.loads((people / "train.json").read_text())
+    for entry in [*val["images"], *val["annotations"]]:
+        entry["id" if "file_name" in entry else "image_id"] += 100
+    (tmp_path / "val.json").write_text(json.dumps(val))
+    run("crowdpose-trainval", people / "train.json", tmp_path / "val.json", "--output", tmp_path / "both.json")
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert [image["id"] for image in both["images"]] == [1, 2, 3, 101, 102, 103]
+    assert len(both["annotations"]) == 2 * len(val["annotations"])
+    assert capsys.readouterr().out == f"{tmp_path}/both.json: 6 images, {len(both['annotations'])} people\n"
+
+
+def test_the_schema_that_is_written_can_be_read(tmp_path, capsys, people):
+    run("schema", people / "train.json", "--output", tmp_path / "skeleton.yaml")
+    assert load_schema(str(tmp_path / "skeleton.yaml")) == COCO
+    assert capsys.readouterr().out == f"{tmp_path}/skeleton.yaml: 17 keypoints, 8 flip pairs, 19 edges\n"
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InputError, match=r"list\.json: expected a mapping\. Received: list"):
+        run("schema", tmp_path / "list.json", "--output", tmp_path / "other.yaml")
+
+
+def test_records_can_be_trained_on(tmp_path, capsys, people):
+    words = ("--annotations", people / "train.json", "--images", people / "train" / "images")
+    run("tfrecord", *words, "--output", tmp_path / "records", "--shards", 2)
+    assert capsys.readouterr().out == f"{tmp_path}/records: 3 of 3 images\n"
+    assert len(open_training_data(Config(data={"train_records": str(tmp_path / "records")}))) == 3
+    with pytest.raises(InputError, match="expected a new or empty folder"):
+        run("tfrecord", *words, "--output", tmp_path / "records")
+    with pytest.raises(InputError, match="expected all 3 annotated images"):
+        run("tfrecord", *words[:2], "--images", tmp_path, "--output", tmp_path / "other")
+
+
+def test_a_sheet_of_samples(tmp_path, capsys, people):
+    data = {"train_annotations": str(people / "train.json"), "train_images": str(people / "train" / "images")}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"input_size": 64, "data": data}))
+    run("show", "--config", config, "--output", tmp_path / "sheet.png", "--count", 4, "targets.min_center_area=0")
+    assert capsys.readouterr().out == f"{tmp_path}/sheet.png: 4 samples\n"
+    # Two rows of two samples of two panels, with 6 pixels between.
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (774, 1542, 3)
+    for words, message in [
+        (("--output", tmp_path / "sheet.txt"), r"name of a picture to write, .*Received: .*sheet\.txt"),
+        (("--output", tmp_path / "sheet.png", "--count", 0), "--count: expected a positive number. Received: 0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            run("show", "--config", config, *words)

@@ -101,6 +101,20 @@ def test_a_run_that_is_terminated_cleans_up(tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_reader_that_has_had_enough():
+    program = (
+        "import sys, dekr_tf.cli.evaluate_command as verb\n"
+        "from dekr_tf.cli.main import main\n"
+        "verb.run = lambda arguments: print('a', flush=True)\n"
+        "sys.exit(main(['evaluate', '--results', 'a', '--annotations', 'b']))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize(
     ("module", "package", "install"),
     [

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -217,3 +218,35 @@ def test_person_sizes():
     # The center's zero row is in the reference's box even where every keypoint is labelled.
     assert person_sizes(person[:, :2], "reference") == pytest.approx(460**2 + 180**2)
     assert person_sizes(np.zeros((0, 17, 3)), "paper").shape == (0,)
+
+
+def test_batches_compiled_maps_and_mixed_precision_give_the_same():
+    golden = np.load(GOLDENS / "targets_coco.npz")
+    encoder, config = TargetEncoder(17, TargetConfig(), 30), TargetConfig()
+    mask = np.ones((128, 128), np.uint8)
+    alone = [encoder(golden["keypoints"][:count], golden["area"][:count], mask) for count in (7, 0, 2)]
+    batch = {name: tf.constant(np.stack([labels[name] for labels in alone])) for name in alone[0]}
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        compiled = tf.function(lambda labels: draw_targets(labels, config), jit_compile=True, autograph=False)(batch)
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    for number, count in enumerate((7, 0, 2)):
+        expected = encode(golden["keypoints"][:count], golden["area"][:count], (128, 128), config)
+        for key in MAPS:
+            assert compiled[key].dtype == tf.float32
+            np.testing.assert_allclose(compiled[key][number], expected[key], rtol=1e-6, atol=1e-6, err_msg=key)
+
+
+@given(seed=st.integers(0, 10**6), reference=st.booleans())
+def test_every_value_has_one_winner(seed, reference):
+    people = draw_people(seed, 5, 4, 0, 24)
+    sizes = np.random.default_rng(seed).uniform(10, 20, 5)
+    config = TargetConfig(person_size="reference" if reference else "paper", offset_radius=3)
+    labels = TargetEncoder(4, config, 6)(people, sizes, np.ones((24, 24), np.uint8))
+    winners = np.zeros((24 + 12, 24 + 12, 4), int)
+    for (x, y), wins in zip(labels["cells"][:, -1], labels["wins"], strict=True):
+        winners[y + 3 : y + 9, x + 3 : x + 9] += wins
+    # The map's border is 6 cells away from that of the array.
+    winners[6:30, 6:30] -= encode(people, sizes, (24, 24), config)["offset_weight"][..., ::2] > 0
+    assert not winners.any()

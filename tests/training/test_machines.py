@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dekr_tf.config import load_config
 from dekr_tf.data.annotations import read_annotations
-from dekr_tf.data.pipeline import train_dataset
+from dekr_tf.data.pipeline import LabelledImages, train_dataset
 
 
 def free_ports(count):
@@ -47,9 +47,8 @@ def test_devices_share_each_batch(toy_config, machines):
     records = read_annotations(config.data.train_annotations, config.schema)
 
     def images(context=None):
-        dataset = train_dataset(
-            records, config.data.train_images, config.schema, config, first_epoch=3, context=context
-        )
+        data = LabelledImages(records, config.data.train_images)
+        dataset = train_dataset(data, config, first_epoch=3, context=context)
         return [np.asarray(image) for image, _ in dataset.repeat().take(6 * len(dataset) // 3)]
 
     whole = images()

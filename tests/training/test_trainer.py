@@ -191,9 +191,13 @@ def test_backbones_of_another_size(config, tmp_path):
 
 
 def test_validation_sets_that_measure_nothing(config, tmp_path):
-    empty = {"images": [{"id": 1, "file_name": "a.png", "height": 96, "width": 96}], "annotations": []}
+    empty = {"images": [{"id": 1, "file_name": "a.png", "height": 96, "width": 96}]}
+    nobody = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "keypoints": [0] * 6}
     for content, message in [
-        (empty, r"at least one person with labelled keypoints for validation. Received: 1 images without"),
+        (
+            empty | {"annotations": [nobody]},
+            r"at least one person with labelled keypoints for validation. Received: 1 images without",
+        ),
         ({"images": [], "annotations": []}, "at least one image. Received: an empty list"),
     ]:
         (tmp_path / "val.json").write_text(json.dumps(content))
