@@ -42,11 +42,13 @@ def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
         InputError: the folder cannot be written to, or `path` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"expected a file to write. Received: the folder {path}")
     try:
+        if path.is_dir():
+            raise InputError(f"expected a file to write. Received: the folder {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
+    except FileExistsError as error:
+        raise InputError(f"cannot write {path}: expected a folder. Received: the file {error.filename}") from error
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     temporary = Path(folder) / path.name

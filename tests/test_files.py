@@ -42,8 +42,14 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, failure, wr
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(InputError, match=r"cannot write .*poses.json"), atomic_output(tmp_path / "file/poses.json"):
-        pytest.fail("the block must not run")
+    for path, reason in {
+        "file/poses.json": r"expected a folder. Received: the file .*file$",
+        "file/new/poses.json": "Not a directory$",
+        "n" * 300: "File name too long$",
+    }.items():
+        with pytest.raises(InputError, match=rf"^cannot write .*{path}: {reason}"), atomic_output(tmp_path / path):
+            pytest.fail("the block must not run")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):

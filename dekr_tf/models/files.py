@@ -1,5 +1,6 @@
 """Saving and loading models together with their settings."""
 
+import zipfile
 from pathlib import Path
 
 import keras
@@ -48,7 +49,9 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
         else:
             model.load_weights(path)
     except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.
-        reason = str(error).strip().split("\n")[0]
+        # Keras says of any other file that it is not there.
+        broken = whole and not zipfile.is_zipfile(path)
+        reason = "not a whole .keras archive" if broken else str(error).strip().split("\n")[0]
         raise InputError(f"{path} is not a DEKR of these settings, or it is damaged: {reason}") from error
     outputs = model.output if isinstance(model.output, dict) else {}
     channels = {name: output.shape[-1] for name, output in outputs.items()}

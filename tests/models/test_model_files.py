@@ -96,6 +96,7 @@ def test_damaged_files(tiny, tmp_path, suffix):
         with pytest.raises(InputError, match=f"tiny{suffix} is not a DEKR of these settings, or it is damaged") as e:
             load_model(path)
         assert "\n" not in str(e.value)
+        assert "File not found" not in str(e.value)
 
 
 def test_models_of_other_kinds(tmp_path):
