@@ -1,10 +1,11 @@
-"""Times what comes before training's first step, and a step: DEKR-W32 on the CPU.
+"""Times what comes before training's first step, and a step: DEKR-W32 on the CPU, or the network of a config.
 
 Prints the seconds for building the model, for tracing the training step, for the first call (TensorFlow rewrites the
 graph, XLA compiles the adaptive convolutions), and the median of the steps after it, each with its CPU seconds, which
 other work on the machine changes less, and with the peak memory of the process until then.
 
 python benchmarks/training_graph.py
+python benchmarks/training_graph.py training.recompute=true
 """
 
 import argparse
@@ -24,9 +25,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dekr_tf.config import Config
+from dekr_tf.config import Config, load_config
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.training.trainer import build_training
+
+CONFIG = Path(__file__).parents[1] / "configs" / "coco_w32.yaml"
 
 
 def random_batch(config: Config, batch_size: int):
@@ -58,16 +61,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--input-size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=5, help="timed after the first")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="changes to the config")
     options = parser.parse_args()
 
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    config = Config(input_size=options.input_size)
+    config = load_config(options.config, options.settings)
     batch = random_batch(config, options.batch_size)
     print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {options.threads} threads, ", end="")
-    print(f"batch {options.batch_size} of {options.input_size} px, load {os.getloadavg()[0]:.2f}")
+    print(f"batch {options.batch_size} of {config.input_size} px, load {os.getloadavg()[0]:.2f}")
     with timed("building the model"):
         model = build_training(config, tf.distribute.get_strategy(), steps_per_epoch=1)
 

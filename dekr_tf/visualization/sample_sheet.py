@@ -12,8 +12,8 @@ MIDDLE_COLOR = (90, 220, 90)
 CENTER_COLOR = (255, 255, 255)
 MASK_COLOR = (200, 30, 30)
 
-#: Pixels of a panel of the sheet, samples beside each other, pixels between them.
-_PANEL, _COLUMNS, _GAP = 384, 2, 6
+#: Pixels of a panel of the sheet, and between samples.
+_PANEL, _GAP = 384, 6
 
 
 def draw_sample(image: np.ndarray, targets: Mapping[str, np.ndarray], schema: KeypointSchema) -> np.ndarray:
@@ -35,10 +35,10 @@ def draw_sample(image: np.ndarray, targets: Mapping[str, np.ndarray], schema: Ke
     return np.concatenate([_draw_heatmaps(canvas, targets, colors), _draw_offsets(canvas, targets, colors)], axis=1)
 
 
-def make_sheet(drawings: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts drawings of one size, (H, W, 3) uint8, under and beside each other, with white between them."""
+def make_sheet(drawings: Sequence[np.ndarray], columns: int = 2) -> np.ndarray:
+    """Puts drawings of one size, (H, W, 3) uint8, in rows of so many, with white between them."""
     height, width, _ = drawings[0].shape
-    columns = min(_COLUMNS, len(drawings))
+    columns = min(columns, len(drawings))
     rows = -(-len(drawings) // columns)
     sheet = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
     for number, drawing in enumerate(drawings):
