@@ -32,7 +32,7 @@ LIGHT = ("inference", "evaluation", "visualization", "cli")
 
 def files_of(room):
     if room == "foundation":
-        return sorted(PACKAGE.glob("*.py"))
+        return sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__main__")
     return sorted((ROOT / room if room == "converters" else PACKAGE / room).rglob("*.py"))
 
 
