@@ -87,7 +87,7 @@ def main() -> int:
     parts = {name: (function, [tf.constant(each) for each in inputs]) for name, (function, inputs) in parts.items()}
 
     function, inputs = parts["sparse offset head"]
-    weights = fold_offset_head(model, config.model.offset_head, config.schema)
+    weights = fold_offset_head(model)
     start = time.perf_counter()
     expected = [
         sparse_offsets(features[i, ..., :15].reshape(height, width, -1), rows[i], columns[i], weights)

@@ -78,15 +78,17 @@ class _Branch:
     def _adaptive_taps(self, block, y, x):
         """What enters a block at its nine taps, bilinear, zero outside the map: (N, 9, C)."""
         kernel = self.weights[f"offset_kernel{block}"].reshape(-1, 6)
-        offsets = self._neighbours(block, y, x, 1).reshape(len(y), len(kernel)) @ kernel + self.weights[f"offset_bias{block}"]
+        offsets = (
+            self._neighbours(block, y, x, 1).reshape(len(y), len(kernel)) @ kernel + self.weights[f"offset_bias{block}"]
+        )
         yy, yx, xy, xx, ty, tx = offsets.T[..., None]
         # Positions beyond the frame of one cell around the map read nothing, and need not be larger than that.
         y = np.clip(y[:, None] + yy * GRID_Y + yx * GRID_X + ty, -1, self.height)
         x = np.clip(x[:, None] + xy * GRID_Y + xx * GRID_X + tx, -1, self.width)
         top, left = np.floor(y), np.floor(x)
         y, x = y - top, x - left
-        corner_y, corner_x = (each[..., None].astype(np.intp) for each in (top, left))
-        corner_y, corner_x = corner_y + (0, 0, 1, 1), corner_x + (0, 1, 0, 1)
+        corner_y = top[..., None].astype(np.intp) + np.array([0, 0, 1, 1])
+        corner_x = left[..., None].astype(np.intp) + np.array([0, 1, 0, 1])
         shares = np.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], axis=-1).astype(np.float32)
         inside = (corner_y >= 0) & (corner_y < self.height) & (corner_x >= 0) & (corner_x < self.width)
         corners = self._where(inside & (shares > 0), block - 1, corner_y, corner_x)

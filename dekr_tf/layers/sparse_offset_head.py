@@ -33,13 +33,13 @@ class SparseOffsetHead(keras.layers.Layer):
         channels: C, a multiple of CHANNEL_MULTIPLE.
         outputs: of one branch: x and y for each of its keypoints, F.
         blocks: number of blocks.
-        dilation: distance of the taps of plain blocks; None for adaptive ones.
+        dilation: distance of the taps of plain blocks; zero for adaptive ones.
 
     Input: features (B, h, w, G C) with h and w of at least 2, rows and columns (B, N) float32 of cells of the map.
     Output (B, N, G F), as the dense branches have it at these cells.
     """
 
-    def __init__(self, branches, channels, outputs, blocks, dilation=None, **kwargs):
+    def __init__(self, branches, channels, outputs, blocks, dilation=0, **kwargs):
         super().__init__(**kwargs)
         self.branches = branches
         self.channels = channels
@@ -51,15 +51,16 @@ class SparseOffsetHead(keras.layers.Layer):
         def add(name, *shape):
             return self.add_weight(name=name, shape=(self.branches, *shape), initializer="zeros", trainable=False)
 
-        corners = 4 if self.dilation is None else 1
+        corners = 4 if not self.dilation else 1
         self.kernels = [add(f"kernel{i}", 9 * corners * self.channels, self.channels) for i in range(self.blocks)]
         self.biases = [add(f"bias{i}", 1, self.channels) for i in range(self.blocks)]
+        # By names, since TensorFlow exports no objects in dictionaries of other keys.
         self.offset_kernels, self.offset_biases = {}, {}
-        for index, sides in enumerate(_window_sides(self.blocks) if self.dilation is None else ()):
+        for index, sides in enumerate(_window_sides(self.blocks) if not self.dilation else ()):
             for side in sides:
                 shape = (side + 2) ** 2 * self.channels, side**2 * 6
-                self.offset_kernels[index, side] = add(f"offset_kernel{index}_{side}", *shape)
-            self.offset_biases[index] = add(f"offset_bias{index}", 1, 6)
+                self.offset_kernels[f"{index}_{side}"] = add(f"offset_kernel{index}_{side}", *shape)
+            self.offset_biases[str(index)] = add(f"offset_bias{index}", 1, 6)
         self.final_kernel = add("final_kernel", self.channels, self.outputs)
         self.final_bias = add("final_bias", 1, self.outputs)
 
@@ -76,12 +77,13 @@ class SparseOffsetHead(keras.layers.Layer):
         for index in range(self.blocks):
             kernel = np.pad(weights[f"kernel{index}"], (none, none, extra, extra))
             # The four cells around a tap share its kernel.
-            kernel = kernel if self.dilation is not None else np.repeat(kernel, 4, axis=1)
+            kernel = kernel if self.dilation else np.repeat(kernel, 4, axis=1)
             self.kernels[index].assign(kernel.reshape(self.kernels[index].shape))
             self.biases[index].assign(np.pad(weights[f"bias{index}"], (none, extra))[:, None])
-            if self.dilation is None:
-                self.offset_biases[index].assign(weights[f"offset_bias{index}"][:, None])
-        for (index, side), variable in self.offset_kernels.items():
+            if not self.dilation:
+                self.offset_biases[str(index)].assign(weights[f"offset_bias{index}"][:, None])
+        for name, variable in self.offset_kernels.items():
+            index, side = map(int, name.split("_"))
             kernel = np.pad(weights[f"offset_kernel{index}"], (none, none, extra, none))
             variable.assign(_kernel_of_window(kernel, side).reshape(variable.shape))
         self.final_kernel.assign(np.pad(weights["final_kernel"], (none, extra, none)))
@@ -119,7 +121,7 @@ class SparseOffsetHead(keras.layers.Layer):
         near_y, near_x = (y, x) if inside else source.clip(y, x)
         if block < 0:
             values = source.cells(near_y, near_x, first)
-        elif self.dilation is None:
+        elif not self.dilation:
             values = self._adaptive(source, block, y, x, first, side)
         else:
             values = self._plain(source, block, y, x, first)
@@ -133,8 +135,8 @@ class SparseOffsetHead(keras.layers.Layer):
         channels = self.channels
         before = self._window(source, block - 1, y[..., 0] - 1.0, x[..., 0] - 1.0, first, side + 2, False)
         offsets = ops.reshape(before, (branches, windows, (side + 2) ** 2 * channels))
-        offsets = ops.matmul(offsets, self.offset_kernels[block, side])
-        offsets = ops.reshape(offsets, (branches, windows * cells, 6)) + self.offset_biases[block]
+        offsets = ops.matmul(offsets, self.offset_kernels[f"{block}_{side}"])
+        offsets = ops.reshape(offsets, (branches, windows * cells, 6)) + self.offset_biases[str(block)]
         to_y, to_x = _taps_of_offsets()
         y = ops.reshape(y, (branches, windows * cells, 1)) + ops.matmul(offsets, to_y)
         x = ops.reshape(x, (branches, windows * cells, 1)) + ops.matmul(offsets, to_x)

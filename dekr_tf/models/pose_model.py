@@ -1,16 +1,20 @@
 """One network from image to poses, for inference: the offset head is evaluated at the centers only."""
 
+import re
+
 import keras
 import numpy as np
 from keras import ops
 
-from dekr_tf.config import OffsetHeadConfig
 from dekr_tf.errors import InputError
-from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.backend import gather_rows
 from dekr_tf.layers.sparse_offset_head import SparseOffsetHead, padded_channels
-from dekr_tf.models.dekr import OUTPUT_STRIDE, OrderKeypoints, branch_groups
+from dekr_tf.models.dekr import OUTPUT_STRIDE, OrderKeypoints
 from dekr_tf.sidecar import Sidecar
+
+#: Layers of `build_dekr`, one for each size of branches.
+FINAL = re.compile(r"offset_g\d+_final")
 
 
 def build_pose_model(
@@ -28,7 +32,7 @@ def build_pose_model(
 
     Args:
         model: of `build_dekr`.
-        sidecar: its settings.
+        sidecar: its settings; of these, skeleton and decoder count.
         image_size: (height, width) of the input, multiples of 32; by default any.
         batch_size: number of images; by default any.
         flip: flip test: each image is also looked at mirrored, and the two are averaged.
@@ -40,15 +44,19 @@ def build_pose_model(
         above the threshold, the others are zero in all three.
 
     Raises:
-        InputError: the model is not one of `build_dekr` with these settings.
+        InputError: the model is not one of `build_dekr`, or has another skeleton.
     """
-    schema, head, decoder = sidecar.schema, sidecar.model.offset_head, sidecar.decoder
+    schema, decoder = sidecar.schema, sidecar.decoder
     try:
-        weights = fold_offset_head(model, head, schema)
+        weights = fold_offset_head(model)
         transition = _fold_batch_norm(model, "offset_transition")
         maps = keras.Model(model.input, [model.get_layer(name).output for name in ("heatmap", "features")], name="maps")
-    except (ValueError, KeyError) as error:
-        raise InputError(f"expected a DEKR with the sidecar's settings. Received: {model.name}; {error}") from error
+    except ValueError as error:
+        raise InputError(f"expected a network of build_dekr. Received: {model.name}, {error}") from error
+
+    channels = maps.outputs[0].shape[-1]
+    if channels != len(schema) + 1:
+        raise InputError(f"skeleton {schema.name}: expected {len(schema) + 1} heatmap channels. Received: {channels}")
 
     image = keras.Input((*image_size, 3), batch_size=batch_size, name="image")
     heatmap, features = maps(AppendMirrored(name="append_mirrored")(image) if flip else image)
@@ -63,9 +71,15 @@ def build_pose_model(
         enter = keras.layers.Conv2D(
             branches * padded, 1, activation="relu", dtype="float32", name=f"sparse_transition_g{size}"
         )
-        dilation = head.dilation if head.block == "plain" else None
+        blocks = sum(name.startswith("kernel") for name in part)
         sparse = SparseOffsetHead(
-            branches, padded, outputs, head.blocks, dilation, dtype="float32", name=f"sparse_offset_g{size}"
+            branches,
+            padded,
+            outputs,
+            blocks,
+            int(weights["dilation"]),
+            dtype="float32",
+            name=f"sparse_offset_g{size}",
         )
         offsets.append(sparse(enter(features), rows, columns))
         sparse.load(part)
@@ -79,47 +93,46 @@ def build_pose_model(
     return keras.Model(image, poses(heatmap, offset, rows, columns, scores), name="dekr_poses")
 
 
-def fold_offset_head(model: keras.Model, config: OffsetHeadConfig, schema: KeypointSchema) -> dict[str, np.ndarray]:
+def fold_offset_head(model: keras.Model) -> dict[str, np.ndarray]:
     """The offset head's weights after its transition, batch normalisation folded into the convolutions.
 
     Args:
         model: of `build_dekr`.
-        config: of its offset head.
-        schema: its skeleton.
 
     Returns:
-        What `inference.sparse_head.sparse_offsets` takes, float32. For the G branches of k keypoints and C channels,
+        What `inference.sparse_head.sparse_offsets` takes. For the G branches of k keypoints and C channels, float32
         under `branches{k}/`: `kernel{i}` (G, 9, C, C), `bias{i}` (G, C) and, of adaptive blocks, `offset_kernel{i}`
         (G, 9, C, 6), `offset_bias{i}` (G, 6) of each block i; `final_kernel` (G, C, 2 k), `final_bias` (G, 2 k).
-        Besides: `sizes`, the ks in the order of the branches' channels; `order`, the keypoint of each pair of outputs;
-        `dilation` of plain blocks.
+        Besides, int: `sizes`, the ks in the order of the branches' channels; `order`, the keypoint of each pair of
+        outputs; `dilation` of plain blocks, zero of adaptive ones.
 
     Raises:
-        ValueError: the model lacks a layer of the head.
+        ValueError: the model has no such head.
     """
-    groups = branch_groups(config, schema)
-    sizes = sorted({len(group) for group in groups})
-    weights = {
-        "sizes": np.array(sizes),
-        "order": np.array([index for group in groups for index in group]),
-        "dilation": np.array(config.dilation),
-    }
-    for size in sizes:
-        branches = sum(len(group) == size for group in groups)
-        name = f"offset_g{size}"
+    layers = {layer.name: layer for layer in model.layers}
+    finals = {layer.filters // 2: layer for name, layer in layers.items() if FINAL.fullmatch(name)}
+    if not finals:
+        raise ValueError("no layer is named offset_g1_final or alike")
+    keypoints = sum(size * layer.branches for size, layer in finals.items())
+    order = layers["offset_order"].order if "offset_order" in layers else range(keypoints)
+    weights = {"sizes": np.array(sorted(finals)), "order": np.array(order), "dilation": np.array(0)}
+    for size, final in finals.items():
         arrays = {}
-        for block in range(config.blocks):
-            kernel, bias = _fold_batch_norm(model, f"{name}_block{block}", branches)
-            arrays[f"kernel{block}"] = kernel.reshape(branches, 9, *kernel.shape[-2:])
+        block = 0
+        while (name := f"offset_g{size}_block{block}") + "_conv" in layers:
+            layer = layers[f"{name}_conv"]
+            kernel, bias = _fold_batch_norm(model, name, final.branches)
+            arrays[f"kernel{block}"] = kernel.reshape(final.branches, 9, *kernel.shape[-2:])
             arrays[f"bias{block}"] = bias
-            if config.block == "adaptive":
-                layer = model.get_layer(f"{name}_block{block}_conv")
+            if isinstance(layer, AdaptiveConv2D):
                 kernel = _array(layer.offset_kernel)
-                arrays[f"offset_kernel{block}"] = kernel.reshape(branches, 9, *kernel.shape[-2:])
+                arrays[f"offset_kernel{block}"] = kernel.reshape(final.branches, 9, *kernel.shape[-2:])
                 arrays[f"offset_bias{block}"] = _array(layer.offset_bias)
-        layer = model.get_layer(f"{name}_final")
-        arrays["final_kernel"] = _array(layer.kernel)[:, 0, 0]
-        arrays["final_bias"] = _array(layer.bias).reshape(branches, 2 * size)
+            else:
+                weights["dilation"] = np.array(layer.dilation)
+            block += 1
+        arrays["final_kernel"] = _array(final.kernel)[:, 0, 0]
+        arrays["final_bias"] = _array(final.bias).reshape(final.branches, 2 * size)
         weights |= {f"branches{size}/{key}": value.astype(np.float32) for key, value in arrays.items()}
     return weights
 
@@ -252,7 +265,7 @@ class ReadPoses(keras.layers.Layer):
         self.flip_indices = None if flip_indices is None else list(flip_indices)
 
     def call(self, heatmap, offset, rows, columns, scores):
-        images, height, width, channels = ops.shape(heatmap)
+        images, _, width, channels = ops.shape(heatmap)
         people, count = ops.shape(rows)[1], channels - 1
         offset = ops.reshape(offset, (images, people * count, 2))
         cells = ops.stack([columns, rows], axis=-1)

@@ -31,7 +31,7 @@ class Heads:
     def __init__(self, **head):
         names = [f"point {index}" for index in range(3)]
         config = Config(keypoints={"names": names}, model={**TINY, "offset_head": {"channels": 15, **head}})
-        self.config, self.schema = config.model.offset_head, config.schema
+        self.blocks = config.model.offset_head.blocks
         self.model = build_dekr(config.model, config.schema)
         self.dense = keras.Model(self.model.get_layer("offset_transition_relu").output, self.model.output["offset"])
 
@@ -53,7 +53,7 @@ class Heads:
         images = np.arange(len(features))[:, None]
         expected = np.asarray(self.dense(features, training=False))[images, rows, columns]
         tolerance = TOLERANCE * max(1, np.abs(expected).max())
-        weights = fold_offset_head(self.model, self.config, self.schema)
+        weights = fold_offset_head(self.model)
         in_numpy = [sparse_offsets(*each, weights) for each in zip(features, rows, columns, strict=True)]
         np.testing.assert_allclose(in_numpy, expected, rtol=0, atol=tolerance)
         np.testing.assert_allclose(self.in_keras(features, rows, columns, weights), expected, rtol=0, atol=tolerance)
@@ -65,8 +65,7 @@ class Heads:
             part = branches_of_size(weights, size)
             branches, channels, pairs = part["final_kernel"].shape
             padded = padded_channels(channels)
-            dilation = self.config.dilation if self.config.block == "plain" else None
-            layer = SparseOffsetHead(branches, padded, pairs, self.config.blocks, dilation)
+            layer = SparseOffsetHead(branches, padded, pairs, self.blocks, int(weights["dilation"]))
             values = features[..., start : start + branches * channels]
             values = values.reshape(*features.shape[:3], branches, channels)
             values = np.pad(values, [(0, 0)] * 4 + [(0, padded - channels)]).reshape(*features.shape[:3], -1)
@@ -136,7 +135,7 @@ def test_every_family(head):
 
 
 def test_nobody_in_numpy(separate):
-    weights = fold_offset_head(separate.model, separate.config, separate.schema)
+    weights = fold_offset_head(separate.model)
     nobody = np.zeros(0, int)
     assert sparse_offsets(np.zeros((4, 4, 15), np.float32), nobody, nobody, weights).shape == (0, 6)
 
