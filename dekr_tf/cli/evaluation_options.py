@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
 
-MODEL_OPTIONS = ("images", "input_size", "flip", "batch_size")
+MODEL_OPTIONS = ("images", "input_size", "flip", "dense", "batch_size")
 
 
 def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> None:
@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> No
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
     parser.add_argument("--flip", action="store_true", help="also look at the mirrored image and average")
+    parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images in the network at once (default: 1)")
     parser.add_argument("--metric", choices=metrics, help="default: crowdpose for its skeleton and labels, else coco")
 
@@ -65,7 +66,8 @@ def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, Ke
     if arguments.model:
         from dekr_tf.inference.detector import PoseDetector
 
-        detector = PoseDetector(arguments.model, config=config, input_size=arguments.input_size, flip=arguments.flip)
+        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense")}
+        detector = PoseDetector(arguments.model, config=config, **options)
         return detector, detector.sidecar.schema
     if config:
         return None, config.schema

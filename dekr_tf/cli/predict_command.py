@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-size", type=int, metavar="N", help="short side of the network's input, pixels (default: the model's)"
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: slower, more accurate")
+    parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
     parser.add_argument(
         "--min-score",
         type=float,
@@ -69,7 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     with ExitStack() as stack:
         # Opened before the work, so that a folder that cannot be written to is found first.
         output = stack.enter_context(atomic_output(arguments.output)) if arguments.output else None
-        detector = PoseDetector(arguments.model, config=config, input_size=arguments.input_size, flip=arguments.flip)
+        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense")}
+        detector = PoseDetector(arguments.model, config=config, **options)
         results = []
         for path in tqdm(images, unit="photo", disable=not sys.stderr.isatty()):
             image = read_image(path, exif_orientation=True)

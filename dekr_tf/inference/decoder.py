@@ -1,7 +1,6 @@
-"""From the network's maps to poses, in NumPy.
+"""From the network's maps to candidate poses, and from candidates to poses, in NumPy.
 
-The steps are functions of their own, since candidates may also come from several scales or from a network that picks
-them itself: both end in `select_poses`.
+Candidates may also come from a network that finds them itself, or from several scales: all end in `select_poses`.
 """
 
 from collections.abc import Sequence
@@ -24,17 +23,35 @@ def decode_maps(
     mirrored: tuple[np.ndarray, np.ndarray] | None = None,
     flip_indices: Sequence[int] | None = None,
 ) -> Poses:
-    """Decodes the maps of one image, with or without those of its mirrored copy (flip test).
+    """Decodes the maps of one image: `find_candidates`, then `select_poses`.
+
+    Returns:
+        Poses in pixels of the network's input, in candidate order (by center score, falling).
+    """
+    candidates = find_candidates(heatmap, offset, config, mirrored=mirrored, flip_indices=flip_indices)
+    return select_poses(*candidates, config)
+
+
+def find_candidates(
+    heatmap: np.ndarray,
+    offset: np.ndarray,
+    config: DecoderConfig,
+    *,
+    mirrored: tuple[np.ndarray, np.ndarray] | None = None,
+    flip_indices: Sequence[int] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The candidate poses in the maps of one image, with or without those of its mirrored copy (flip test).
 
     Args:
         heatmap: (h, w, K + 1) keypoint scores, the center last.
         offset: (h, w, 2 K) grid minus keypoint in map pixels, x and y in turn.
-        config: thresholds.
+        config: which centers count.
         mirrored: heatmap and offset that the network gave for `mirror_input` of the same input.
         flip_indices: `KeypointSchema.flip_indices`, needed with `mirrored`.
 
     Returns:
-        Poses in pixels of the network's input, in candidate order (by center score, falling).
+        keypoints (N, K, 2), x, y in pixels of the network's input; keypoint scores (N, K), center score times heat
+        value; center scores (N,), falling.
     """
     if mirrored is not None:
         heatmap = average_heatmaps(heatmap, mirrored[0], flip_indices)
@@ -47,28 +64,31 @@ def decode_maps(
         other = regress_keypoints(mirrored[1], rows, width - 1 - columns)[:, list(flip_indices)]
         other[..., 0] = width - 1 - other[..., 0]
         keypoints = (keypoints + other) / 2
-    return select_poses(keypoints * OUTPUT_STRIDE, center_scores, heatmap[..., :-1], config)
+    keypoints = keypoints * OUTPUT_STRIDE
+    return keypoints, center_scores[:, None] * heat_values(heatmap[..., :-1], keypoints), center_scores
 
 
-def select_poses(keypoints: np.ndarray, center_scores: np.ndarray, heatmap: np.ndarray, config: DecoderConfig) -> Poses:
-    """Pose NMS and scores of candidate poses, wherever they come from.
-
-    A keypoint's score is its center's score times its heat value, a pose's score their mean.
+def select_poses(
+    keypoints: np.ndarray, keypoint_scores: np.ndarray, center_scores: np.ndarray, config: DecoderConfig
+) -> Poses:
+    """Pose NMS of candidate poses, wherever they come from; a pose's score is the mean of its keypoints' scores.
 
     Args:
         keypoints: (N, K, 2) x, y in pixels of the network's input, best center first.
-        center_scores: (N,).
-        heatmap: (h, w, K) of the keypoints at stride 4.
+        keypoint_scores: (N, K), center score times heat value.
+        center_scores: (N,); a candidate of zero is none.
         config: thresholds of pose NMS.
 
     Returns:
         Those that remain, in the order in which pose NMS kept them.
     """
-    heat = heat_values(heatmap, keypoints)
+    found = center_scores != 0
+    keypoints, keypoint_scores = keypoints[found], keypoint_scores[found]
+    heat = keypoint_scores.mean(axis=1) / center_scores[found]
     threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
-    kept = pose_nms(keypoints, heat.mean(axis=1), distance=config.nms_distance, min_keypoints=threshold)
-    keypoint_scores = center_scores[kept, None] * heat[kept]
-    return Poses(np.concatenate([keypoints[kept], keypoint_scores[..., None]], axis=-1), keypoint_scores.mean(axis=1))
+    kept = pose_nms(keypoints, heat, distance=config.nms_distance, min_keypoints=threshold)
+    keypoints, keypoint_scores = keypoints[kept], keypoint_scores[kept]
+    return Poses(np.concatenate([keypoints, keypoint_scores[..., None]], axis=-1), keypoint_scores.mean(axis=1))
 
 
 def find_centers(

@@ -12,8 +12,8 @@ from dekr_tf import geometry
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.images import read_image
-from dekr_tf.inference.decoder import decode_maps, mirror_input
-from dekr_tf.inference.runtimes import Runtime, open_runtime
+from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.runtimes import MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
 
@@ -31,31 +31,34 @@ class PoseDetector:
     smaller than that, so that the network's input stays within `NETWORK_PIXELS` or four squares of the short side.
 
     Args:
-        model: path of a model file, a Keras model, or a runtime (see `runtimes.Runtime`).
+        model: path of a model file, a Keras model, or a runtime (see `runtimes.Runtime`, and `open_runtime`). A
+            Keras model's weights are taken as they are now.
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
             model was trained for.
         flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
+        dense: evaluate the offset head on the whole map, with the same result: slower.
 
     Raises:
-        InputError: the model cannot be read, its settings are missing, or `input_size` is not positive.
+        InputError: the model cannot be read, its settings are missing, `input_size` is not positive, or `flip` is
+            asked of a runtime.
     """
 
     def __init__(
         self,
-        model: "str | Path | keras.Model | Runtime",
+        model: "str | Path | keras.Model | Runtime | MapRuntime",
         sidecar: Sidecar | None = None,
         *,
         config: Config | None = None,
         input_size: int | None = None,
         flip: bool = False,
+        dense: bool = False,
     ):
         if input_size is not None and input_size < 1:
             raise InputError(f"input size: expected a positive number of pixels. Received: {input_size}")
-        self.runtime, self.sidecar = open_runtime(model, sidecar, config)
+        self.runtime, self.sidecar = open_runtime(model, sidecar, config, flip=flip, dense=dense)
         self.input_size = input_size or self.sidecar.input_size
-        self.flip = flip
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
         """Finds the people in one photo.
@@ -112,33 +115,12 @@ class PoseDetector:
 
     def _run_network(self, images: np.ndarray) -> list[Poses]:
         """The people in network inputs (B, h, w, 3), in pixels of the inputs."""
-        count = len(images)
-        if self.flip:
-            images = np.concatenate([images, mirror_input(images)])
-        heatmaps, offsets = self.runtime(images)
-        self._check_maps(heatmaps, offsets)
-        return [
-            decode_maps(
-                heatmaps[index],
-                offsets[index],
-                self.sidecar.decoder,
-                mirrored=(heatmaps[count + index], offsets[count + index]) if self.flip else None,
-                flip_indices=self.sidecar.schema.flip_indices,
-            )
-            for index in range(count)
-        ]
+        candidates = zip(*self.runtime(images), strict=True)
+        return [select_poses(*each, self.sidecar.decoder) for each in candidates]
 
     def _normalize(self, image: np.ndarray) -> np.ndarray:
         mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
         return (image / np.float32(255) - mean) / std
-
-    def _check_maps(self, heatmaps: np.ndarray, offsets: np.ndarray) -> None:
-        count = len(self.sidecar.schema)
-        if heatmaps.shape[-1] != count + 1 or offsets.shape[-1] != 2 * count:
-            raise InputError(
-                f"skeleton {self.sidecar.schema.name}: expected {count + 1} heatmap and {2 * count} offset channels of "
-                f"the network. Received: {heatmaps.shape[-1]} and {offsets.shape[-1]}"
-            )
 
 
 def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:

@@ -1,5 +1,6 @@
-"""Engines that run a network, behind one call: `runtime(images) -> (heatmap, offset)`."""
+"""Engines that run a network, behind one call: `runtime(images) -> (keypoints, keypoint_scores, center_scores)`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -7,20 +8,39 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
+from dekr_tf.inference.decoder import find_candidates, mirror_input
 from dekr_tf.sidecar import Sidecar
 
 if TYPE_CHECKING:
     import keras
 
+POSES = "keypoints", "keypoint_scores", "center_scores"
+MAPS = "heatmap", "offset"
+
 
 class Runtime(Protocol):
-    """What decoding needs of an engine."""
+    """What finding people needs of an engine."""
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Finds candidate poses, N in each image.
+
+        Args:
+            images: (B, H, W, 3) float32 RGB, normalised with the sidecar's mean and std; H and W multiples of 64.
+
+        Returns:
+            keypoints (B, N, K, 2), x and y in pixels of the images; keypoint scores (B, N, K), center score times heat
+            value; center scores (B, N), falling, zero where there are no more candidates. All float32.
+        """
+
+
+class MapRuntime(Protocol):
+    """An engine for a network that ends at the maps."""
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Runs the network.
 
         Args:
-            images: (B, H, W, 3) float32 RGB, normalised with the sidecar's mean and std; H and W multiples of 64.
+            images: (B, H, W, 3) as for `Runtime`.
 
         Returns:
             heatmap (B, H / 4, W / 4, K + 1), the center last, and offset (B, H / 4, W / 4, 2 K), grid minus keypoint
@@ -32,13 +52,15 @@ class KerasRuntime:
     """Runs a Keras model, with TensorFlow as one graph for all image sizes.
 
     Args:
-        model: takes (B, H, W, 3), returns a dict with `heatmap` and `offset`.
+        model: takes (B, H, W, 3), returns a dict.
+        outputs: what of the dict to return, in this order.
     """
 
-    def __init__(self, model: "keras.Model"):
+    def __init__(self, model: "keras.Model", outputs: Sequence[str]):
         import keras
 
         self._to_numpy = keras.ops.convert_to_numpy
+        self._outputs = outputs
 
         def infer(images):
             return model(images, training=False)
@@ -50,26 +72,72 @@ class KerasRuntime:
             infer = tf.function(infer, input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
         self._infer = infer
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        maps = self._infer(images)
-        return tuple(np.asarray(self._to_numpy(maps[name]), np.float32) for name in ("heatmap", "offset"))
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        values = self._infer(images)
+        return tuple(np.asarray(self._to_numpy(values[name]), np.float32) for name in self._outputs)
+
+
+class MapDecoder:
+    """A runtime that finds the candidates in whole maps.
+
+    Args:
+        maps: engine of the network.
+        sidecar: settings of the network.
+        flip: flip test: the network gets twice as many images, the mirrored ones last.
+    """
+
+    def __init__(self, maps: MapRuntime, sidecar: Sidecar, flip: bool = False):
+        self.maps = maps
+        self.sidecar = sidecar
+        self.flip = flip
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Runtime`.
+
+        Raises:
+            InputError: the maps do not fit the skeleton.
+        """
+        schema, decoder = self.sidecar.schema, self.sidecar.decoder
+        count = len(images)
+        heatmaps, offsets = self.maps(np.concatenate([images, mirror_input(images)]) if self.flip else images)
+        if heatmaps.shape[-1] != len(schema) + 1 or offsets.shape[-1] != 2 * len(schema):
+            raise InputError(
+                f"skeleton {schema.name}: expected {len(schema) + 1} heatmap and {2 * len(schema)} offset channels of "
+                f"the network. Received: {heatmaps.shape[-1]} and {offsets.shape[-1]}"
+            )
+        shapes = (len(schema), 2), (len(schema),), ()
+        poses = tuple(np.zeros((count, decoder.max_people, *shape), np.float32) for shape in shapes)
+        for index in range(count):
+            mirrored = (heatmaps[count + index], offsets[count + index]) if self.flip else None
+            candidates = find_candidates(
+                heatmaps[index], offsets[index], decoder, mirrored=mirrored, flip_indices=schema.flip_indices
+            )
+            for array, values in zip(poses, candidates, strict=True):
+                array[index, : len(values)] = values
+        return poses
 
 
 def open_runtime(
-    model: "str | Path | keras.Model | Runtime", sidecar: Sidecar | None = None, config: Config | None = None
+    model: "str | Path | keras.Model | Runtime | MapRuntime",
+    sidecar: Sidecar | None = None,
+    config: Config | None = None,
+    *,
+    flip: bool = False,
+    dense: bool = False,
 ) -> tuple[Runtime, Sidecar]:
     """The runtime of a model, and the settings that inference needs.
 
     Args:
-        model: path of a model file, a Keras model, or a runtime.
+        model: path of a model file, a Keras model, or a runtime: one that gives maps with `dense`, else poses.
         sidecar: settings of a model that is not a file; a file brings its own.
         config: of the experiment, where there is no sidecar.
+        flip: with flip test.
+        dense: the network gives whole maps, which are decoded in NumPy.
 
     Raises:
-        InputError: the file cannot be read, or the settings are missing.
+        InputError: the file cannot be read, the settings are missing, or `flip` is asked of a runtime that gives poses.
     """
     if isinstance(model, str | Path):
-        # The one import of this package that needs Keras.
         from dekr_tf.models import load_model
 
         model, sidecar = load_model(model, config)
@@ -77,7 +145,16 @@ def open_runtime(
         if config is None:
             raise InputError("expected a sidecar or a config beside a model that is not a file. Received: neither")
         sidecar = Sidecar.from_config(config)
-    return KerasRuntime(model) if _is_keras_model(model) else model, sidecar
+    if dense:
+        return MapDecoder(KerasRuntime(model, MAPS) if _is_keras_model(model) else model, sidecar, flip), sidecar
+    if _is_keras_model(model):
+        # With `load_model` the only imports of this package that need Keras.
+        from dekr_tf.models.pose_model import build_pose_model
+
+        return KerasRuntime(build_pose_model(model, sidecar, flip=flip), POSES), sidecar
+    if flip:
+        raise InputError(f"expected a runtime with flip test inside, and no flip beside it. Received: {model}")
+    return model, sidecar
 
 
 def _is_keras_model(model) -> bool:

@@ -81,7 +81,8 @@ class RunFiles(keras.callbacks.Callback):
         self.network = network
         self.sidecar = Sidecar.from_config(config)
         self.validation = validation
-        self.detector = PoseDetector(network, self.sidecar)
+        # The weights change from epoch to epoch, and the dense head is the one that has them itself.
+        self.detector = PoseDetector(network, self.sidecar, dense=True)
 
     def on_train_begin(self, logs=None):
         """Brings log and TensorBoard's files back to where the state is."""

@@ -10,6 +10,7 @@ from dekr_tf.cli import main as command_line
 from dekr_tf.cli.predict_command import drawing_paths
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
+from dekr_tf.inference.runtimes import MapDecoder
 from dekr_tf.sidecar import Sidecar
 
 
@@ -28,9 +29,10 @@ def predict(tmp_path, monkeypatch, capsys):
     """Runs `dekr predict` in a folder with three photos; returns exit code, output and errors."""
     opened = []
 
-    def open_runtime(model, sidecar, config):
+    def open_runtime(model, sidecar, config, flip, dense):
         opened.append(model)
-        return one_person, Sidecar.from_config(config or Config(input_size=64))
+        sidecar = Sidecar.from_config(config or Config(input_size=64))
+        return MapDecoder(one_person, sidecar, flip), sidecar
 
     monkeypatch.setattr("dekr_tf.inference.detector.open_runtime", open_runtime)
     monkeypatch.setattr(command_line, "VERBS", ("predict",))

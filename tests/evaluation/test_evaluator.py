@@ -60,7 +60,9 @@ def point_labels(**image):
 
 def test_every_image_counts_once_and_stays_in_its_place(folder):
     for batch_size in (1, 2, 7, 50):
-        results = detect_people(PoseDetector(brightest, SIDECAR), point_labels(), folder, batch_size=batch_size)
+        results = detect_people(
+            PoseDetector(brightest, SIDECAR, dense=True), point_labels(), folder, batch_size=batch_size
+        )
         assert [entry["image_id"] for entry in results] == [100 - number for number in range(len(SIZES))]
         assert {entry["category_id"] for entry in results} == {3}
         found = [entry["keypoints"][:2] for entry in results]
@@ -70,15 +72,17 @@ def test_every_image_counts_once_and_stays_in_its_place(folder):
 
 @pytest.mark.parametrize("batch_size", [2, 3, 100])
 def test_batches_give_what_single_images_give(folder, batch_size):
-    alone = detect_people(PoseDetector(brightest, SIDECAR), point_labels(), folder)
-    together = detect_people(PoseDetector(brightest, SIDECAR), point_labels(), folder, batch_size=batch_size)
+    alone = detect_people(PoseDetector(brightest, SIDECAR, dense=True), point_labels(), folder)
+    together = detect_people(
+        PoseDetector(brightest, SIDECAR, dense=True), point_labels(), folder, batch_size=batch_size
+    )
     assert together == alone
 
 
 @pytest.mark.parametrize("sizes", [{}, {"height": None}])
 def test_images_of_like_shape_go_together(folder, sizes):
     network = Watched()
-    detect_people(PoseDetector(network, SIDECAR), point_labels(**sizes), folder, batch_size=3)
+    detect_people(PoseDetector(network, SIDECAR, dense=True), point_labels(**sizes), folder, batch_size=3)
     assert sum(batch[0] for batch in network.batches) == len(SIZES)
     if not sizes:
         # Portraits first, then the square one; the last batch is what is left.
@@ -87,21 +91,21 @@ def test_images_of_like_shape_go_together(folder, sizes):
 
 def test_the_flip_test_runs_in_batches_too(folder):
     network = Watched()
-    detector = PoseDetector(network, SIDECAR, flip=True)
+    detector = PoseDetector(network, SIDECAR, dense=True, flip=True)
     results = detect_people(detector, point_labels(), folder, batch_size=3)
     assert network.batches == [(4, 128, 64), (2, 64, 64), (6, 64, 128), (2, 64, 128)]
-    assert results == detect_people(PoseDetector(brightest, SIDECAR, flip=True), point_labels(), folder)
+    assert results == detect_people(PoseDetector(brightest, SIDECAR, dense=True, flip=True), point_labels(), folder)
 
 
 def test_metric_and_results(folder):
     labels = point_labels()
-    metrics, results = evaluate_detector(PoseDetector(brightest, SIDECAR), labels, folder, batch_size=4)
+    metrics, results = evaluate_detector(PoseDetector(brightest, SIDECAR, dense=True), labels, folder, batch_size=4)
     assert metrics["AP50"] == pytest.approx(1)
     assert len(results) == len(SIZES)
-    metrics, _ = evaluate_detector(PoseDetector(brightest, SIDECAR), point_labels(crowdIndex=0.9), folder)
+    metrics, _ = evaluate_detector(PoseDetector(brightest, SIDECAR, dense=True), point_labels(crowdIndex=0.9), folder)
     assert "APL" in metrics
     metrics, _ = evaluate_detector(
-        PoseDetector(brightest, SIDECAR), point_labels(crowdIndex=0.9), folder, metric="crowdpose"
+        PoseDetector(brightest, SIDECAR, dense=True), point_labels(crowdIndex=0.9), folder, metric="crowdpose"
     )
     assert (metrics["APE"], metrics["APH"]) == (-1, pytest.approx(metrics["AP"], abs=1e-4))
 
@@ -124,7 +128,7 @@ def refuse(images):
 
 
 def test_labels_are_refused_before_the_images_are_looked_at(folder):
-    detector = PoseDetector(refuse, SIDECAR)
+    detector = PoseDetector(refuse, SIDECAR, dense=True)
     with pytest.raises(InputError, match="image 100: expected a finite number as crowdIndex"):
         evaluate_detector(detector, point_labels(), folder, metric="crowdpose")
     nobody = content()
@@ -141,16 +145,16 @@ def test_labels_are_refused_before_the_images_are_looked_at(folder):
 
 def test_an_image_of_another_size_than_annotated(folder):
     with pytest.raises(InputError, match=r"0\.png: expected 90x60 pixels .* as annotated\. Received: 60x90$"):
-        detect_people(PoseDetector(brightest, SIDECAR), point_labels(height=90, width=60), folder)
+        detect_people(PoseDetector(brightest, SIDECAR, dense=True), point_labels(height=90, width=60), folder)
 
 
 def test_an_image_that_the_detector_refuses_is_named(folder):
     cv2.imwrite(str(folder / "0.png"), np.zeros((1, 5000, 3), np.uint8))
     labels = point_labels(height=None)
     with pytest.raises(InputError, match=r"^0\.png: image too elongated"):
-        detect_people(PoseDetector(brightest, SIDECAR), labels, folder)
+        detect_people(PoseDetector(brightest, SIDECAR, dense=True), labels, folder)
     with pytest.raises(InputError, match=r"^0\.png, 1\.png: image too elongated"):
-        detect_people(PoseDetector(brightest, SIDECAR), labels, folder, batch_size=2)
+        detect_people(PoseDetector(brightest, SIDECAR, dense=True), labels, folder, batch_size=2)
 
 
 def test_any_detector_will_do(folder):

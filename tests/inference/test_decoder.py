@@ -195,7 +195,8 @@ def test_scores_are_center_score_times_heat_value_and_their_mean():
     heatmap = np.zeros((4, 4, 2), np.float32)
     heatmap[0, 0, 0], heatmap[2, 1, 1] = 0.8, 0.4
     keypoints = np.array([[[0, 0], [4, 8]], [[12, 12], [4, 10]]], np.float32)
-    poses = select_poses(keypoints, np.float32([0.5, 0.25]), heatmap, DecoderConfig())
+    centers = np.float32([0.5, 0.25])
+    poses = select_poses(keypoints, centers[:, None] * heat_values(heatmap, keypoints), centers, DecoderConfig())
     np.testing.assert_allclose(poses.keypoints[..., 2], [[0.4, 0.2], [0, 0.05]], rtol=1e-6)
     np.testing.assert_allclose(poses.scores, [0.3, 0.025], rtol=1e-6)
 

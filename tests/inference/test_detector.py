@@ -54,7 +54,7 @@ def photo_with_blob(height, width, x, y):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (91, 60), (301, 200), (64, 64), (50, 230)])
 def test_a_blob_is_found_where_it_is_in_the_photo(height, width, flip):
-    detector = PoseDetector(BlobFinder(), POINT_SIDECAR, flip=flip)
+    detector = PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True, flip=flip)
     for x, y in [(20, 22), (width - 22, height - 25)]:
         poses = detector(photo_with_blob(height, width, x, y))
         # A fraction of a pixel of the network's input, which is coarser than a large photo.
@@ -66,7 +66,7 @@ def test_the_network_sees_the_photo_as_the_reference_resizes_it():
     with np.load(GOLDENS / "preprocess.npz") as golden:
         photo, resized = golden["image"], golden["resized_1x"]
     finder = BlobFinder()
-    PoseDetector(finder, POINT_SIDECAR, input_size=128)(photo)
+    PoseDetector(finder, POINT_SIDECAR, dense=True, input_size=128)(photo)
     pixels = (finder.images[0] * POINT_SIDECAR.std + POINT_SIDECAR.mean) * 255
     assert finder.images.dtype == np.float32
     # OpenCV 4 takes its bilinear weights in 1/32 pixel, OpenCV 5 exactly.
@@ -76,14 +76,14 @@ def test_the_network_sees_the_photo_as_the_reference_resizes_it():
 
 def test_pixels_are_normalised_with_mean_and_deviation_per_channel():
     finder = BlobFinder()
-    PoseDetector(finder, POINT_SIDECAR)(np.full((64, 64, 3), (255, 128, 0), np.uint8))
+    PoseDetector(finder, POINT_SIDECAR, dense=True)(np.full((64, 64, 3), (255, 128, 0), np.uint8))
     expected = [(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, -0.406 / 0.225]
     np.testing.assert_allclose(finder.images[0, 32, 32], expected, rtol=1e-5)
 
 
 def test_the_mirrored_image_goes_in_the_same_batch():
     finder = BlobFinder()
-    PoseDetector(finder, POINT_SIDECAR, flip=True)(photo_with_blob(70, 100, 20, 30))
+    PoseDetector(finder, POINT_SIDECAR, dense=True, flip=True)(photo_with_blob(70, 100, 20, 30))
     plain, mirrored = finder.images
     np.testing.assert_array_equal(mirrored[:, :-3], plain[:, ::-1][:, 3:])
 
@@ -106,7 +106,7 @@ def test_a_batch_gives_what_each_photo_gives_alone(flip):
     sizes = [(60, 90), (90, 60), (64, 64), (120, 180), (91, 60), (70, 150)]
     photos = [photo_with_blob(*size, 20 + 2 * index, 30) for index, size in enumerate(sizes)]
     networks = OneByOne()
-    detector = PoseDetector(networks, POINT_SIDECAR, flip=flip)
+    detector = PoseDetector(networks, POINT_SIDECAR, dense=True, flip=flip)
     together = detector.detect_batch(photos)
     assert [(count // (1 + flip), *shape) for count, *shape, _ in networks.shapes] == [
         (2, 64, 128),
@@ -122,7 +122,7 @@ def test_a_batch_gives_what_each_photo_gives_alone(flip):
 
 
 def test_no_photos_give_no_poses():
-    assert PoseDetector(nobody, POINT_SIDECAR).detect_batch([]) == []
+    assert PoseDetector(nobody, POINT_SIDECAR, dense=True).detect_batch([]) == []
 
 
 def test_a_file_is_turned_upright(tmp_path):
@@ -132,16 +132,16 @@ def test_a_file_is_turned_upright(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(
         data[:2] + b"\xff\xe1\0" + bytes([len(orientation) + 2]) + orientation + data[2:]
     )
-    poses = PoseDetector(BlobFinder(), POINT_SIDECAR)(tmp_path / "photo.jpg")
+    poses = PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True)(tmp_path / "photo.jpg")
     np.testing.assert_allclose(poses.keypoints[0, 0, :2], [69, 19], atol=0.5)
 
 
 def test_the_input_size_is_the_models_unless_given():
     finder = BlobFinder()
     photo = photo_with_blob(60, 90, 20, 30)
-    PoseDetector(finder, POINT_SIDECAR)(photo)
+    PoseDetector(finder, POINT_SIDECAR, dense=True)(photo)
     assert finder.images.shape == (1, 64, 128, 3)
-    PoseDetector(finder, POINT_SIDECAR, input_size=100)(photo)
+    PoseDetector(finder, POINT_SIDECAR, dense=True, input_size=100)(photo)
     assert finder.images.shape == (1, 128, 192, 3)
 
 
@@ -153,14 +153,14 @@ def nobody(images):
 def test_a_view_with_channels_reversed_is_an_image_too():
     photo = photo_with_blob(60, 90, 20, 30)
     np.testing.assert_array_equal(
-        PoseDetector(BlobFinder(), POINT_SIDECAR)(photo[..., ::-1]).keypoints,
-        PoseDetector(BlobFinder(), POINT_SIDECAR)(photo).keypoints,
+        PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True)(photo[..., ::-1]).keypoints,
+        PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True)(photo).keypoints,
     )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 400)])
 def test_tiny_photos_have_nobody(size):
-    poses = PoseDetector(nobody, config=Config(input_size=64), flip=True)(np.zeros((*size, 3), np.uint8))
+    poses = PoseDetector(nobody, config=Config(input_size=64), dense=True, flip=True)(np.zeros((*size, 3), np.uint8))
     assert poses.keypoints.shape == (0, 17, 3)
 
 
@@ -201,12 +201,12 @@ def test_the_bound_holds_or_is_named(height, width, input_size):
 )
 def test_an_array_that_is_no_image(image):
     with pytest.raises(InputError, match="expected an image"):
-        PoseDetector(nobody, config=Config())(image)
+        PoseDetector(nobody, config=Config(), dense=True)(image)
 
 
 def test_maps_that_do_not_fit_the_skeleton():
     with pytest.raises(InputError, match=r"expected 2 heatmap and 2 offset channels .* Received: 18 and 34"):
-        PoseDetector(nobody, POINT_SIDECAR)(np.zeros((64, 64, 3), np.uint8))
+        PoseDetector(nobody, POINT_SIDECAR, dense=True)(np.zeros((64, 64, 3), np.uint8))
 
 
 def test_settings_are_needed():
@@ -224,7 +224,7 @@ from dekr_tf import PoseDetector
 from dekr_tf.config import Config
 import dekr_tf.visualization.drawing, dekr_tf.cli.predict_command
 maps = lambda images: (np.ones((1, 16, 16, 18)), np.ones((1, 16, 16, 34)))
-poses = PoseDetector(maps, config=Config(input_size=64))(np.zeros((64, 64, 3), np.uint8))
+poses = PoseDetector(maps, config=Config(input_size=64), dense=True)(np.zeros((64, 64, 3), np.uint8))
 print(json.dumps([len(poses), sorted({name.split(".")[0] for name in sys.modules} & {"tensorflow", "keras", "torch"})]))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

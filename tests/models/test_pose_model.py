@@ -1,0 +1,193 @@
+"""The pose model gives what decoding the dense maps gives."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dekr_tf.config import Config
+from dekr_tf.errors import InputError
+from dekr_tf.inference.decoder import find_candidates, find_centers, mirror_input
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.inference.runtimes import POSES
+from dekr_tf.models.dekr import build_dekr
+from dekr_tf.models.pose_model import FindCenters, build_pose_model
+from dekr_tf.sidecar import Sidecar
+
+TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
+#: Pixels, scores.
+COORDINATES, SCORES = 1e-3, 1e-5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def uncompiled():
+    """Runs the dense layers as they are written: compiling them takes seconds for every size."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def build(**settings):
+    """A network with random weights that finds centers everywhere, and its sidecar."""
+    keras.utils.set_random_seed(0)
+    config = Config(keypoints=ANIMAL, input_size=64, model={**TINY, **settings.pop("model", {})}, **settings)
+    model = build_dekr(config.model, config.schema)
+    for layer in model.layers:
+        if hasattr(layer, "offset_bias"):
+            layer.offset_bias.assign(np.random.normal([1, 0, 0, 1, 0, 0], 0.5, layer.offset_bias.shape))
+            layer.offset_kernel.assign(np.random.normal(0, 0.02, layer.offset_kernel.shape))
+        if hasattr(layer, "moving_mean"):
+            for variable in (layer.moving_mean, layer.beta):
+                variable.assign(np.random.normal(0, 0.1, variable.shape))
+        if layer.name.endswith("_final"):
+            layer.kernel.assign(np.random.normal(0, 0.3, layer.kernel.shape))
+    heatmap = model.get_layer("heatmap")
+    heatmap.kernel.assign(np.random.normal(0, 0.1, heatmap.kernel.shape))
+    heatmap.bias.assign(np.full(heatmap.bias.shape, 0.3))
+    return model, Sidecar.from_config(config)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build()
+
+
+def images_of(count, height, width):
+    return np.random.default_rng(0).standard_normal((count, height, width, 3), np.float32)
+
+
+def dense_poses(model, sidecar, images, flip):
+    """Candidates of the dense maps, image by image."""
+    batch = np.concatenate([images, mirror_input(images)]) if flip else images
+    maps = model(batch, training=False)
+    heatmap, offset = (np.asarray(maps[name]) for name in ("heatmap", "offset"))
+    count = len(images)
+    return [
+        find_candidates(
+            heatmap[index],
+            offset[index],
+            sidecar.decoder,
+            mirrored=(heatmap[count + index], offset[count + index]) if flip else None,
+            flip_indices=sidecar.schema.flip_indices,
+        )
+        for index in range(count)
+    ]
+
+
+def check(poses, expected):
+    """Returns how many candidates each image has."""
+    for name, *arrays in zip(POSES, *expected, strict=True):
+        found = np.asarray(poses[name])
+        assert found.dtype == np.float32
+        for image, values in zip(found, arrays, strict=True):
+            tolerance = COORDINATES if name == "keypoints" else SCORES
+            np.testing.assert_allclose(image[: len(values)], values, rtol=0, atol=tolerance)
+            assert not image[len(values) :].any()
+    return [len(scores) for *_, scores in expected]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_same_as_the_dense_maps(network, flip):
+    model, sidecar = network
+    images = images_of(2, 64, 96)
+    poses = build_pose_model(model, sidecar, flip=flip)(images)
+    assert poses["keypoints"].shape == (2, 30, 4, 2)
+    counts = check(poses, dense_poses(model, sidecar, images, flip))
+    assert min(counts) > 5
+
+
+def test_branches_in_another_order_of_keypoints():
+    head = {"branches": [["tail", "nose"], ["right"], ["left"]], "channels": 12}
+    model, sidecar = build(model={"offset_head": head})
+    images = images_of(1, 64, 64)
+    poses = build_pose_model(model, sidecar, flip=True)(images)
+    assert check(poses, dense_poses(model, sidecar, images, True))[0] > 5
+
+
+@pytest.mark.parametrize("threshold", [0.5, 100.0])
+def test_few_and_no_people(network, threshold):
+    model, _ = network
+    sidecar = Sidecar.from_config(Config(keypoints=ANIMAL, decoder={"center_threshold": threshold, "max_people": 7}))
+    images = images_of(1, 64, 64)
+    poses = build_pose_model(model, sidecar)(images)
+    assert poses["center_scores"].shape == (1, 7)
+    check(poses, dense_poses(model, sidecar, images, False))
+
+
+def test_more_people_than_cells(network):
+    model, _ = network
+    sidecar = Sidecar.from_config(Config(keypoints=ANIMAL, decoder={"max_people": 100}))
+    images = images_of(1, 32, 32)
+    check(build_pose_model(model, sidecar)(images), dense_poses(model, sidecar, images, False))
+
+
+def test_a_fixed_size_changes_nothing(network):
+    model, sidecar = network
+    images = images_of(1, 64, 96)
+    fixed = build_pose_model(model, sidecar, (64, 96), batch_size=1, flip=True)
+    assert {name: value.shape for name, value in fixed.output.items()} == {
+        "keypoints": (1, 30, 4, 2),
+        "keypoint_scores": (1, 30, 4),
+        "center_scores": (1, 30),
+    }
+    check(fixed(images), dense_poses(model, sidecar, images, True))
+
+
+def test_it_is_saved_and_loaded(network, tmp_path):
+    poses = build_pose_model(*network, flip=True)
+    poses.save(tmp_path / "poses.keras")
+    images = images_of(1, 64, 64)
+    expected, found = poses(images), keras.models.load_model(tmp_path / "poses.keras")(images)
+    for name in POSES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_detector_finds_the_same_either_way(network, flip):
+    model, sidecar = network
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    sparse = PoseDetector(model, sidecar, flip=flip)(photo)
+    dense = PoseDetector(model, sidecar, flip=flip, dense=True)(photo)
+    assert len(sparse) == len(dense) > 0
+    np.testing.assert_allclose(sparse.keypoints, dense.keypoints, rtol=0, atol=COORDINATES)
+    np.testing.assert_allclose(sparse.scores, dense.scores, rtol=0, atol=SCORES)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_centers_with_ties_in_the_decoders_order(height, width, max_people, seed):
+    center_map = np.random.default_rng(seed).integers(-2, 4, (height, width)).astype(np.float32) / 4
+    layer = FindCenters(max_people, 0.25)
+    rows, columns, scores = (np.asarray(each)[0] for each in layer(center_map[None, ..., None]))
+    expected = find_centers(center_map, max_people=max_people, threshold=0.25)
+    count = len(expected[0])
+    for found, values in zip((rows, columns, scores), expected, strict=True):
+        np.testing.assert_array_equal(found[:count], values)
+    assert not scores[count:].any()
+
+
+@pytest.mark.parametrize("side", [200, 202, 300, 302])
+def test_the_neighbourhood_grows_with_the_map(side):
+    """In a graph for maps of any size, and in one for this size."""
+    center_map = np.random.default_rng(side).random((side + 4, side - 4), np.float32)
+    expected = find_centers(center_map, max_people=300, threshold=0.9)
+    layer = FindCenters(300, 0.9)
+    tf.config.run_functions_eagerly(False)
+    any_size = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 1), tf.float32)])
+    found = layer(center_map[None, ..., None]), any_size(center_map[None, ..., None])
+    tf.config.run_functions_eagerly(True)
+    for arrays in found:
+        for values, wanted in zip(arrays, expected, strict=True):
+            np.testing.assert_array_equal(values[0], wanted)
+
+
+def test_another_network_or_skeleton_is_refused(network):
+    model, _ = network
+    with pytest.raises(InputError, match=r"expected 18 heatmap channels\. Received: 5"):
+        build_pose_model(model, Sidecar.from_config(Config()))
+    images = keras.Input((None, None, 3))
+    with pytest.raises(InputError, match="expected a network of build_dekr"):
+        build_pose_model(keras.Model(images, images), Sidecar.from_config(Config()))
