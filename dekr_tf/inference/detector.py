@@ -36,13 +36,14 @@ class PoseDetector:
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
-            model was trained for.
+            model was trained for. A model that takes fixed sizes gets the photo as large as fits into one of them.
         flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
         dense: evaluate the offset head on the whole map, with the same result: slower.
+        threads: of the engine, where it lets them be chosen (LiteRT, ONNX Runtime); by default the machine's cores.
 
     Raises:
-        InputError: the model cannot be read, its settings are missing, `input_size` is not positive, or `flip` is
-            asked of a runtime.
+        InputError: the model cannot be read, its settings are missing, `input_size` is not positive or the model
+            takes fixed sizes, or `flip` is asked of a runtime.
     """
 
     def __init__(
@@ -54,11 +55,16 @@ class PoseDetector:
         input_size: int | None = None,
         flip: bool = False,
         dense: bool = False,
+        threads: int | None = None,
     ):
         if input_size is not None and input_size < 1:
             raise InputError(f"input size: expected a positive number of pixels. Received: {input_size}")
-        self.runtime, self.sidecar = open_runtime(model, sidecar, config, flip=flip, dense=dense)
+        self.runtime, self.sidecar = open_runtime(model, sidecar, config, flip=flip, dense=dense, threads=threads)
         self.input_size = input_size or self.sidecar.input_size
+        self.fixed_sizes = self.sidecar.artifact.input_sizes if self.sidecar.artifact else ()
+        if self.fixed_sizes and input_size is not None:
+            sizes = ", ".join(f"{height}x{width}" for height, width in self.fixed_sizes)
+            raise InputError(f"expected no input size beside a model that takes {sizes} only. Received: {input_size}")
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
         """Finds the people in one photo.
@@ -98,14 +104,17 @@ class PoseDetector:
         return [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
 
     def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-        """What the network takes, (h, w, 3) float32, and the transform (2, 3) from the photo to it."""
+        """What the network takes, (h, w, 3), and the transform (2, 3) from the photo to it."""
         if isinstance(image, str | os.PathLike):
             image = read_image(image, exif_orientation=True)
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
-        size = bounded_network_size(image.shape[:2], self.input_size)
-        transform = geometry.resize_transform(image.shape[:2], size)
+        if self.fixed_sizes:
+            size, transform = best_fit(image.shape[:2], self.fixed_sizes)
+        else:
+            size = bounded_network_size(image.shape[:2], self.input_size)
+            transform = geometry.resize_transform(image.shape[:2], size)
         try:
             resized = cv2.warpAffine(image, transform, (size[1], size[0]), flags=cv2.INTER_LINEAR)
         except cv2.error as error:
@@ -119,8 +128,13 @@ class PoseDetector:
         return [select_poses(*each, self.sidecar.decoder) for each in candidates]
 
     def _normalize(self, image: np.ndarray) -> np.ndarray:
+        if self.sidecar.artifact and self.sidecar.artifact.input_type == "uint8":
+            return image
         mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
-        return (image / np.float32(255) - mean) / std
+        scale = 1 / (255 * std)
+        normalised = np.multiply(image, scale, dtype=np.float32)
+        normalised -= mean / std
+        return normalised
 
 
 def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:
@@ -152,3 +166,18 @@ def bounded_network_size(image_size: tuple[int, int], input_size: int) -> tuple[
         f"image too elongated: with a short side of {geometry.SIZE_MULTIPLE} it must fill at most {largest} pixels. "
         f"Received: {image_size[1]}x{image_size[0]}"
     )
+
+
+def best_fit(image_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], np.ndarray]:
+    """Of several sizes of the network's input, the smallest of those in which an image can be largest.
+
+    Args:
+        image_size: (height, width) of the image.
+        sizes: (height, width) each.
+
+    Returns:
+        The size, and the transform (2, 3) of `geometry.fit_transform`.
+    """
+    transforms = {size: geometry.fit_transform(image_size, size) for size in sizes}
+    size = min(sizes, key=lambda size: (-transforms[size][0, 0], size[0] * size[1]))
+    return size, transforms[size]
