@@ -13,6 +13,7 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.images import read_image
 from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
 from dekr_tf.inference.runtimes import MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
@@ -39,10 +40,11 @@ class PoseDetector:
             model was trained for.
         flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
         dense: evaluate the offset head on the whole map, with the same result: slower.
+        rescore: a rescoring net or the path of one, whose predicted OKS multiplies the pose scores.
 
     Raises:
-        InputError: the model cannot be read, its settings are missing, `input_size` is not positive, or `flip` is
-            asked of a runtime.
+        InputError: the model cannot be read, its settings are missing, `input_size` is not positive, `flip` is
+            asked of a runtime, or the rescoring net cannot be read or is of another skeleton.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class PoseDetector:
         input_size: int | None = None,
         flip: bool = False,
         dense: bool = False,
+        rescore: RescoringNet | str | Path | None = None,
     ):
         if input_size is not None and input_size < 1:
             raise InputError(f"input size: expected a positive number of pixels. Received: {input_size}")
         self.runtime, self.sidecar = open_runtime(model, sidecar, config, flip=flip, dense=dense)
         self.input_size = input_size or self.sidecar.input_size
+        self.rescoring_net = None if rescore is None else open_rescoring_net(rescore, self.sidecar.schema)
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
         """Finds the people in one photo.
@@ -95,7 +99,8 @@ class PoseDetector:
         for group in groups.values():
             poses = self._run_network(np.stack([inputs[index][0] for index in group]))
             found.update(zip(group, poses, strict=True))
-        return [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
+        poses = [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
+        return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
 
     def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         """What the network takes, (h, w, 3) float32, and the transform (2, 3) from the photo to it."""
