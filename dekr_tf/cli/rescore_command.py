@@ -26,16 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train = actions.add_parser(
         "train",
         help="fit a net to the OKS of poses",
-        description="Fits a net to the poses of `dekr rescore collect`: mean squared error, Adam.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Fits a net to the poses of `dekr rescore collect`: mean squared error, Adam. Prints "
+        "the loss of every epoch; small data sets may want a smaller batch.",
     )
     train.add_argument("poses", type=Path, metavar="POSES", help=".npz file of `dekr rescore collect`")
     train.add_argument("--output", type=Path, required=True, metavar="FILE", help=".npz file of the net to write")
     train.add_argument("--validation", type=Path, metavar="POSES", help="more poses, whose loss is printed too")
-    train.add_argument("--epochs", type=int, default=20, metavar="N", help="passes over the poses")
-    train.add_argument("--batch-size", type=int, default=1024, metavar="N", help="poses in a step")
-    train.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="of Adam")
-    train.add_argument("--seed", type=int, default=0, help="of the first weights and the order of the poses")
+    train.add_argument(
+        "--epochs", type=int, default=20, metavar="N", help="passes over the poses (default: %(default)s)"
+    )
+    train.add_argument(
+        "--batch-size", type=int, default=1024, metavar="N", help="poses in a step (default: %(default)s)"
+    )
+    train.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="of Adam (default: %(default)s)")
+    train.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the first weights and the order of the poses"
+    )
     train.set_defaults(act=_train)
 
 
@@ -67,7 +73,9 @@ def _collect(arguments: argparse.Namespace) -> None:
         results = arguments.results
         if detector:
             batch_size = 1 if arguments.batch_size is None else arguments.batch_size
-            results = detect_people(detector, labels, arguments.images, batch_size=batch_size, progress=True)
+            # Poses in the other images would be left out.
+            useful = [image for image in labels if any(person.labelled for person in image.people)]
+            results = detect_people(detector, useful, arguments.images, batch_size=batch_size, progress=True)
         metric = arguments.metric or default_metric(labels, schema)
         areas = {"area": area_of_box} if metric == "crowdpose" else {}
         samples = collect_samples(labels, results, schema, **areas)
@@ -85,7 +93,7 @@ def _train(arguments: argparse.Namespace) -> None:
         from dekr_tf.training.rescoring import train_rescoring_net
 
         options = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
-        # Every guess the mean OKS would have this loss.
+        # The loss of a net that always guesses the mean.
         print(f"{len(samples)} poses, skeleton: {samples.schema.name}, variance of the OKS: {samples.oks.var():.5f}")
         net = train_rescoring_net(samples, validation, verbose=True, **options)
         net.save(temporary)

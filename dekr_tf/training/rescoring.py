@@ -73,7 +73,9 @@ def to_rescoring_net(model: keras.Model, schema: KeypointSchema) -> RescoringNet
         InputError: it does not fit the skeleton, or has values that are not finite.
     """
     layers = (model.get_layer(name) for name in LAYERS)
-    return RescoringNet(schema, tuple((np.asarray(layer.kernel), np.asarray(layer.bias)) for layer in layers))
+    return RescoringNet(
+        schema, tuple(tuple(map(keras.ops.convert_to_numpy, (layer.kernel, layer.bias))) for layer in layers)
+    )
 
 
 def _line(epoch: int, epochs: int, logs: dict[str, float]) -> str:

@@ -79,7 +79,8 @@ def collect_samples(
 
     The OKS of a pose is that with the labelled person of its image whom it fits best, whether or not another pose fits
     the same person better. As in the reference (lib/utils/rescore.py), poses in images without labelled people are left
-    out: they may be right. Unlike there, an image may have more than 20 poses, since all are rescored.
+    out: they may be right. Unlike there, an image may have more than 20 poses, since all are rescored, and an OKS of 1
+    is one: there it counts as 0, since a pose within the box of an unlabelled person has it.
 
     Args:
         labels: of `coco_format.read_labels`.
