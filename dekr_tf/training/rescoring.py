@@ -32,7 +32,7 @@ def train_rescoring_net(
         verbose: print the loss of every epoch.
 
     Raises:
-        InputError: a setting is not positive, or the samples are of different skeletons.
+        InputError: a setting is not positive, the samples are of different skeletons, or the loss is not finite.
     """
     for name, value in (("epochs", epochs), ("batch size", batch_size), ("learning rate", learning_rate)):
         if not 0 < value < np.inf:
@@ -54,7 +54,7 @@ def train_rescoring_net(
     # XLA would take longer to compile than such a net to train.
     model.compile(keras.optimizers.Adam(learning_rate), "mean_squared_error", jit_compile=False)
     report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(_line(epoch, epochs, logs)))
-    model.fit(
+    history = model.fit(
         features,
         oks,
         batch_size=batch_size,
@@ -63,6 +63,9 @@ def train_rescoring_net(
         callbacks=[report] if verbose else [],
         verbose=0,
     )
+    loss = history.history["loss"][-1]
+    if not np.isfinite(loss):
+        raise InputError(f"expected a finite loss, as a lower learning rate may give. Received: {loss}")
     return to_rescoring_net(model, samples.schema)
 
 

@@ -60,7 +60,7 @@ def test_the_loss_of_every_epoch_is_printed(capsys):
         ({"batch_size": -1}, "batch size: expected a positive number. Received: -1"),
         ({"learning_rate": float("nan")}, "learning rate: expected a positive number. Received: nan"),
         ({"seed": -1}, "seed: expected a number of 0 to .* Received: -1"),
-        ({"learning_rate": 1e30, "epochs": 5}, "expected finite values in l1. Received: NaN or infinite values"),
+        ({"learning_rate": 1e30, "epochs": 5}, "expected a finite loss, .* Received: nan"),
         (
             {"validation": RescoringSamples(replace(BOW, edges=((0, 1),)), np.zeros((1, 3, 3)), np.zeros(1))},
             "expected validation poses of the skeleton bow, .* Received: bow, which differs",
