@@ -13,6 +13,7 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.images import read_image
 from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
 from dekr_tf.inference.runtimes import MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
@@ -40,10 +41,12 @@ class PoseDetector:
         flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
         dense: evaluate the offset head on the whole map, with the same result: slower.
         threads: of the engine, where it lets them be chosen (LiteRT, ONNX Runtime); by default the machine's cores.
+        rescore: a rescoring net or the path of one, whose predicted OKS multiplies the pose scores.
 
     Raises:
         InputError: the model cannot be read, its settings are missing, `input_size` is not positive or the model
-            takes fixed sizes, or `flip` is asked of a runtime.
+            takes fixed sizes, `flip` is asked of a runtime, or the rescoring net cannot be read or is of another
+            skeleton.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class PoseDetector:
         flip: bool = False,
         dense: bool = False,
         threads: int | None = None,
+        rescore: RescoringNet | str | Path | None = None,
     ):
         if input_size is not None and input_size < 1:
             raise InputError(f"input size: expected a positive number of pixels. Received: {input_size}")
@@ -65,6 +69,7 @@ class PoseDetector:
         if self.fixed_sizes and input_size is not None:
             sizes = ", ".join(f"{height}x{width}" for height, width in self.fixed_sizes)
             raise InputError(f"expected no input size beside a model that takes {sizes} only. Received: {input_size}")
+        self.rescoring_net = None if rescore is None else open_rescoring_net(rescore, self.sidecar.schema)
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
         """Finds the people in one photo.
@@ -101,7 +106,8 @@ class PoseDetector:
         for group in groups.values():
             poses = self._run_network(np.stack([inputs[index][0] for index in group]))
             found.update(zip(group, poses, strict=True))
-        return [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
+        poses = [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
+        return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
 
     def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         """What the network takes, (h, w, 3), and the transform (2, 3) from the photo to it."""

@@ -90,7 +90,7 @@ def test_model(folder, detector):
     options = ("--model", folder / "best.keras", "--images", folder, "--input-size", 256, "--flip", *outputs)
     assert evaluate(folder, *options) == 0
     assert detector == [
-        ("best.keras", {"config": None, "input_size": 256, "flip": True, "dense": False}),
+        ("best.keras", {"config": None, "input_size": 256, "flip": True, "dense": False, "rescore": None}),
         [(160, 120, 3)],
         [(160, 120, 3)],
     ]
