@@ -98,7 +98,7 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        inputs = [self._network_input(image) for image in images]
+        inputs = [self.network_input(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (pixels, _) in enumerate(inputs):
             groups.setdefault(pixels.shape, []).append(index)
@@ -109,8 +109,18 @@ class PoseDetector:
         poses = [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
         return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
 
-    def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-        """What the network takes, (h, w, 3), and the transform (2, 3) from the photo to it."""
+    def network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """What the network takes of a photo.
+
+        Args:
+            image: as for a call.
+
+        Returns:
+            (h, w, 3), float32 normalised or, where the model takes that, uint8; and the transform (2, 3) to it.
+
+        Raises:
+            InputError: as for a call.
+        """
         if isinstance(image, str | os.PathLike):
             image = read_image(image, exif_orientation=True)
         image = np.asarray(image)
