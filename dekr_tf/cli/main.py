@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dekr_tf import __version__
 from dekr_tf.errors import InputError
 
-VERBS = ("train", "predict", "evaluate", "analyze", "info", "import", "data")
+VERBS = ("train", "predict", "visualize", "evaluate", "analyze", "info", "import", "data")
 
 #: The install tier that brings a package; what is not here comes with every install.
 TIERS = {

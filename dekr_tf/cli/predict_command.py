@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dekr_tf.poses import Poses
 
 # Suffixes in lower case of photos whose drawing stays without loss.
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
                 results += poses_to_results(poses, image_names(path))
             if path in drawings:
                 drawing = draw_poses(image, poses, detector.sidecar.schema, min_score=arguments.min_score)
-                _write_drawing(drawing, drawings[path])
+                write_drawing(drawing, drawings[path])
             if not output and not drawings:
                 # Keeps the progress bar below the printed lines.
                 tqdm.write(summary(poses, path, arguments.min_score))
@@ -163,7 +165,8 @@ def drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return paths
 
 
-def _write_drawing(image, path: Path) -> None:
+def write_drawing(image: "np.ndarray", path: Path) -> None:
+    """Writes a picture (H, W, 3) uint8 RGB in the format that the suffix says."""
     import cv2
 
     from dekr_tf.files import atomic_output

@@ -87,7 +87,7 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        inputs = [self._network_input(image) for image in images]
+        inputs = [self.network_input(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (pixels, _) in enumerate(inputs):
             groups.setdefault(pixels.shape, []).append(index)
@@ -97,7 +97,7 @@ class PoseDetector:
             found.update(zip(group, poses, strict=True))
         return [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
 
-    def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    def network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         """What the network takes, (h, w, 3) float32, and the transform (2, 3) from the photo to it."""
         if isinstance(image, str | os.PathLike):
             image = read_image(image, exif_orientation=True)
