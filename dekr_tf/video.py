@@ -48,6 +48,7 @@ class VideoReader:
         size: (height, width) of the frames, which are turned upright as the file says.
         frame_rate: frames a second that the source says; 25 where it says nothing.
         frame_count: frames that the file says, more or less; None of a camera, or where it says nothing.
+        ended_early: after the last frame: a camera gave no more, or frames are missing by what the file says.
 
     Raises:
         InputError: there is no such file or camera, the file is no video, or there is no frame in it.
@@ -77,6 +78,7 @@ class VideoReader:
             self._capture.release()
             raise InputError(f"video {source}: expected at least one frame. Received: none")
         self.size = self._next[1].shape[:2]
+        self.ended_early = False
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -93,14 +95,21 @@ class VideoReader:
         Raises:
             InputError: the size of the frames changes.
         """
+        count = 0
         while self._next is not None:
-            height, width = self._next[1].shape[:2]
+            seconds, frame = self._next
+            count += 1
+            height, width = frame.shape[:2]
             if (height, width) != self.size:
                 raise InputError(
                     f"video {self.source}: expected frames of {self.size[1]}x{self.size[0]}. Received: {width}x{height}"
                 )
-            yield self._next
+            yield seconds, frame
             self._next = self._read()
+        # By time, as some files hold fewer frames, each for longer, than their rate and duration make. One is rounding.
+        interval = seconds / (count - 1) if count > 1 else 1 / self.frame_rate
+        duration = (self.frame_count or 0) / self.frame_rate
+        self.ended_early = self._start is not None or duration - seconds > 2.5 * interval
 
     def _read(self) -> tuple[float, np.ndarray] | None:
         read, frame = self._capture.read()

@@ -32,6 +32,7 @@ def test_round_trip(tmp_path, suffix):
     with VideoReader(path) as video:
         assert (video.size, video.frame_rate, video.frame_count) == ((48, 64), 20.0, 10)
         times, found = zip(*video, strict=True)
+        assert not video.ended_early
     np.testing.assert_allclose(times, np.arange(10) / 20, atol=1e-3)
     for frame, expected in zip(found, frames(10), strict=True):
         assert frame.dtype == np.uint8 and frame.shape == (48, 64, 3)
@@ -56,6 +57,7 @@ def test_a_video_that_ends_early_gives_the_frames_that_are_there(tmp_path, capfd
         assert video.frame_count == 20
         # The last one waits in the decoder for its successor.
         assert len(list(video)) in (7, 8)
+        assert video.ended_early
     assert capfd.readouterr() == ("", "")
 
 

@@ -102,9 +102,9 @@ def predict_video(arguments: argparse.Namespace, open_detector: Callable[[], "Po
             if stopped.is_set() or count == arguments.frames:
                 break
         seconds = time.perf_counter() - start
-    # Some files say only how long they take; one frame less is rounding.
-    if total and count < total - 1 and not stopped.is_set():
-        print(f"dekr predict: warning: {source} ends early, after {count} of {total} frames", file=sys.stderr)
+    if video.ended_early:
+        expected = f" of {video.frame_count}" if video.frame_count else ""
+        print(f"dekr predict: warning: {source} ends early, after {count}{expected} frames", file=sys.stderr)
     rate = f", {(count - 1) / seconds:.1f} frames/s" if count > 1 else ""
     people = f", people followed: {tracker.people}" if tracker else ""
     print(f"{source}: {count} frame{'s' if count > 1 else ''}{rate}{people}")

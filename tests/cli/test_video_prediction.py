@@ -48,7 +48,7 @@ FRAMES = [made_frame(4, 28), made_frame(5, 27), made_frame(6), made_frame(7, 26)
 def predict(tmp_path, monkeypatch, capfd):
     """Runs `dekr predict` in a folder with a video of `FRAMES`; returns exit code, output and errors."""
 
-    def open_runtime(model, sidecar, config, flip, dense):
+    def open_runtime(model, sidecar, config, *, flip, **options):
         sidecar = Sidecar.from_config(Config(keypoints=SKELETON, input_size=64))
         return MapDecoder(bright_columns, sidecar, flip), sidecar
 
@@ -190,6 +190,7 @@ class SlowReader(VideoReader):
 
     def __init__(self, source):
         self.source, self.size, self.frame_rate, self.frame_count = source, (64, 128), 10.0, None
+        self.ended_early = True
 
     def __iter__(self):
         yield from zip((0.0, 0.5, 1.0), FRAMES, strict=False)
@@ -200,7 +201,8 @@ class SlowReader(VideoReader):
 
 def test_video_of_a_camera_is_as_fast_as_life(predict, tmp_path, monkeypatch):
     monkeypatch.setattr("dekr_tf.video.VideoReader", SlowReader)
-    assert predict("camera:0", "--draw", ".")[0] == 0
+    code, _, errors = predict("camera:0", "--draw", ".")
+    assert (code, errors) == (0, "dekr predict: warning: camera:0 ends early, after 3 frames\n")
     monkeypatch.undo()
     with VideoReader(tmp_path / "camera_0.mp4") as video:
         assert video.frame_rate == 10.0
