@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: slower, more accurate")
     parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
+    add_decoding_options(parser)
     parser.add_argument(
         "--min-score",
         type=float,
@@ -71,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         # Opened before the work, so that a folder that cannot be written to is found first.
         output = stack.enter_context(atomic_output(arguments.output)) if arguments.output else None
         options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense")}
+        options |= decoding_options(arguments)
         detector = PoseDetector(arguments.model, config=config, **options)
         results = []
         for path in tqdm(images, unit="photo", disable=not sys.stderr.isatty()):

@@ -1,5 +1,6 @@
 """From a photo to the people in it."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,15 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.images import read_image
 from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.matching import match_keypoints
+from dekr_tf.inference.multi_scale import (
+    View,
+    check_smallest_map,
+    checked_scales,
+    mean_heatmaps,
+    merge_views,
+    scaled_size,
+)
 from dekr_tf.inference.runtimes import MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
@@ -39,10 +49,16 @@ class PoseDetector:
             model was trained for.
         flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
         dense: evaluate the offset head on the whole map, with the same result: slower.
+        scales: multi-scale test (paper section 4.1): look at the photo at so many times `input_size`, and merge what is
+            found.
+        match: move keypoints to the closest peaks of the heatmaps (`matching.match_keypoints`).
+        nms_threshold: keypoints of two poses are near within this fraction of the bounding box diagonal. Default: the
+            model's `nms_distance`, with several scales its `multi_scale_nms_distance`.
 
     Raises:
-        InputError: the model cannot be read, its settings are missing, `input_size` is not positive, or `flip` is
-            asked of a runtime.
+        InputError: the model cannot be read, its settings are missing, `input_size`, a scale or `nms_threshold` is not
+            positive, a scale is too small (`multi_scale.check_smallest_map`), or `flip`, other scales than 1 or
+            `match` is asked of a runtime that gives poses.
     """
 
     def __init__(
@@ -54,11 +70,24 @@ class PoseDetector:
         input_size: int | None = None,
         flip: bool = False,
         dense: bool = False,
+        scales: Sequence[float] = (1.0,),
+        match: bool = False,
+        nms_threshold: float | None = None,
     ):
         if input_size is not None and input_size < 1:
             raise InputError(f"input size: expected a positive number of pixels. Received: {input_size}")
-        self.runtime, self.sidecar = open_runtime(model, sidecar, config, flip=flip, dense=dense)
+        if nms_threshold is not None and not (math.isfinite(nms_threshold) and nms_threshold > 0):
+            raise InputError(f"NMS threshold: expected a positive number. Received: {nms_threshold}")
+        self.scales = checked_scales(scales)
+        heatmap = match or self.scales != (1.0,)
+        self.runtime, self.sidecar = open_runtime(model, sidecar, config, flip=flip, dense=dense, heatmap=heatmap)
         self.input_size = input_size or self.sidecar.input_size
+        check_smallest_map(self.scales, self.input_size)
+        self.match = match
+        decoder = self.sidecar.decoder
+        if nms_threshold is None:
+            nms_threshold = decoder.nms_distance if len(self.scales) == 1 else decoder.multi_scale_nms_distance
+        self.decoder = decoder.model_copy(update={"nms_distance": nms_threshold})
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
         """Finds the people in one photo.
@@ -87,45 +116,64 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        inputs = [self._network_input(image) for image in images]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (pixels, _) in enumerate(inputs):
-            groups.setdefault(pixels.shape, []).append(index)
+        photos = [_read_photo(image) for image in images]
+        sizes = [bounded_network_size(photo.shape[:2], self.input_size) for photo in photos]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(sizes):
+            groups.setdefault(size, []).append(index)
         found: dict[int, Poses] = {}
-        for group in groups.values():
-            poses = self._run_network(np.stack([inputs[index][0] for index in group]))
+        for size, group in groups.items():
+            poses = self._run_network([photos[index] for index in group], size)
             found.update(zip(group, poses, strict=True))
-        return [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
+        return [found[index] for index in range(len(photos))]
 
-    def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-        """What the network takes, (h, w, 3) float32, and the transform (2, 3) from the photo to it."""
-        if isinstance(image, str | os.PathLike):
-            image = read_image(image, exif_orientation=True)
-        image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-            raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
-        size = bounded_network_size(image.shape[:2], self.input_size)
-        transform = geometry.resize_transform(image.shape[:2], size)
+    def _network_input(self, image: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+        """What the network takes of a photo at a scale, (h, w, 3) float32; `size` is that of scale 1."""
+        transform = scale * geometry.resize_transform(image.shape[:2], size)
+        size = scaled_size(size, scale)
         try:
             resized = cv2.warpAffine(image, transform, (size[1], size[0]), flags=cv2.INTER_LINEAR)
         except cv2.error as error:
             # OpenCV 4 takes no side of 32767 pixels or more.
             raise InputError(f"cannot resize an image of {image.shape[1]}x{image.shape[0]}: {error.err}") from error
-        return self._normalize(resized), transform
+        return self._normalize(resized)
 
-    def _run_network(self, images: np.ndarray) -> list[Poses]:
-        """The people in network inputs (B, h, w, 3), in pixels of the inputs."""
-        candidates = zip(*self.runtime(images), strict=True)
-        return [select_poses(*each, self.sidecar.decoder) for each in candidates]
+    def _run_network(self, photos: Sequence[np.ndarray], size: tuple[int, int]) -> list[Poses]:
+        """The people in photos (H, W, 3) that all have this `size` as network input at scale 1."""
+        views: list[list[View]] = [[] for _ in photos]
+        for scale in self.scales:
+            found = self.runtime(np.stack([self._network_input(photo, size, scale) for photo in photos]))
+            for own, *arrays in zip(views, *found, strict=True):
+                own.append(View(scale, *arrays))
+        return [_to_photo(self._decode(own, size), photo, size) for own, photo in zip(views, photos, strict=True)]
+
+    def _decode(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
+        """The people in one photo, in pixels of the network's input at scale 1."""
+        poses = select_poses(*merge_views(views, size, self.decoder.multi_scale_damping), self.decoder)
+        if not self.match:
+            return poses
+        heatmaps = mean_heatmaps(views, size)
+        return match_keypoints(poses, heatmaps, max_peaks=self.decoder.max_people, border=self.decoder.match_border)
 
     def _normalize(self, image: np.ndarray) -> np.ndarray:
         mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
         return (image / np.float32(255) - mean) / std
 
 
-def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:
-    """Poses in pixels of the photo that `transform` (2, 3) brought to the network's input."""
+def _read_photo(image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    if isinstance(image, str | os.PathLike):
+        image = read_image(image, exif_orientation=True)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
+    return image
+
+
+def _to_photo(poses: Poses, photo: np.ndarray, size: tuple[int, int]) -> Poses:
+    """Poses in pixels of the photo, of those in pixels of the network's input of `size`."""
     keypoints = poses.keypoints.copy()
+    transform = geometry.resize_transform(photo.shape[:2], size)
     keypoints[..., :2] = geometry.transform_points(keypoints[..., :2], geometry.invert(transform))
     return Poses(keypoints, poses.scores)
 

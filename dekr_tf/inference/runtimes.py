@@ -1,4 +1,7 @@
-"""Engines that run a network, behind one call: `runtime(images) -> (keypoints, keypoint_scores, center_scores)`."""
+"""Engines that run a network, behind one call: `runtime(images) -> (keypoints, keypoint_scores, center_scores)`.
+
+Those opened with `heatmap` give a heatmap besides.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +11,7 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.inference.decoder import find_candidates, mirror_input
+from dekr_tf.inference.decoder import average_heatmaps, find_candidates, mirror_input
 from dekr_tf.sidecar import Sidecar
 
 if TYPE_CHECKING:
@@ -21,15 +24,17 @@ MAPS = "heatmap", "offset"
 class Runtime(Protocol):
     """What finding people needs of an engine."""
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Finds candidate poses, N in each image.
 
         Args:
-            images: (B, H, W, 3) float32 RGB, normalised with the sidecar's mean and std; H and W multiples of 64.
+            images: (B, H, W, 3) float32 RGB, normalised with the sidecar's mean and std; H and W multiples of 64, in
+                the multi-scale test of 32.
 
         Returns:
             keypoints (B, N, K, 2), x and y in pixels of the images; keypoint scores (B, N, K), center score times heat
-            value; center scores (B, N), falling, zero where there are no more candidates. All float32.
+            value; center scores (B, N), falling, zero where there are no more candidates. One opened with `heatmap`
+            gives it as the fourth, (B, h, w, K + 1), the center last, with flip test the mean. All float32.
         """
 
 
@@ -84,14 +89,16 @@ class MapDecoder:
         maps: engine of the network.
         sidecar: settings of the network.
         flip: flip test: the network gets twice as many images, the mirrored ones last.
+        heatmap: give the heatmap too.
     """
 
-    def __init__(self, maps: MapRuntime, sidecar: Sidecar, flip: bool = False):
+    def __init__(self, maps: MapRuntime, sidecar: Sidecar, flip: bool = False, heatmap: bool = False):
         self.maps = maps
         self.sidecar = sidecar
         self.flip = flip
+        self.heatmap = heatmap
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """See `Runtime`.
 
         Raises:
@@ -114,7 +121,12 @@ class MapDecoder:
             )
             for array, values in zip(poses, candidates, strict=True):
                 array[index, : len(values)] = values
-        return poses
+        if not self.heatmap:
+            return poses
+        if self.flip:
+            pairs = zip(heatmaps[:count], heatmaps[count:], strict=True)
+            heatmaps = np.stack([average_heatmaps(*pair, schema.flip_indices) for pair in pairs])
+        return *poses, heatmaps
 
 
 def open_runtime(
@@ -124,6 +136,7 @@ def open_runtime(
     *,
     flip: bool = False,
     dense: bool = False,
+    heatmap: bool = False,
 ) -> tuple[Runtime, Sidecar]:
     """The runtime of a model, and the settings that inference needs.
 
@@ -133,9 +146,11 @@ def open_runtime(
         config: of the experiment, where there is no sidecar.
         flip: with flip test.
         dense: the network gives whole maps, which are decoded in NumPy.
+        heatmap: the runtime gives the heatmap besides the poses.
 
     Raises:
-        InputError: the file cannot be read, the settings are missing, or `flip` is asked of a runtime that gives poses.
+        InputError: the file cannot be read, the settings are missing, or `flip` or `heatmap` is asked of a runtime
+            that gives poses.
     """
     if isinstance(model, str | Path):
         from dekr_tf.models import load_model
@@ -146,14 +161,18 @@ def open_runtime(
             raise InputError("expected a sidecar or a config beside a model that is not a file. Received: neither")
         sidecar = Sidecar.from_config(config)
     if dense:
-        return MapDecoder(KerasRuntime(model, MAPS) if _is_keras_model(model) else model, sidecar, flip), sidecar
+        maps = KerasRuntime(model, MAPS) if _is_keras_model(model) else model
+        return MapDecoder(maps, sidecar, flip, heatmap), sidecar
     if _is_keras_model(model):
         # With `load_model` the only imports of this package that need Keras.
         from dekr_tf.models.pose_model import build_pose_model
 
-        return KerasRuntime(build_pose_model(model, sidecar, flip=flip), POSES), sidecar
+        network = build_pose_model(model, sidecar, flip=flip, heatmap_output=heatmap)
+        return KerasRuntime(network, (*POSES, "heatmap") if heatmap else POSES), sidecar
     if flip:
         raise InputError(f"expected a runtime with flip test inside, and no flip beside it. Received: {model}")
+    if heatmap:
+        raise InputError(f"expected a network that gives heatmaps, for several scales or matching. Received: {model}")
     return model, sidecar
 
 
