@@ -35,6 +35,11 @@ def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> No
     parser.add_argument("--metric", choices=metrics, help="default: crowdpose for its skeleton and labels, else coco")
 
 
+def add_rescore_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--rescore`, for verbs whose outcome depends on the pose scores."""
+    parser.add_argument("--rescore", type=Path, metavar="FILE", help="rescoring net of `dekr rescore train`")
+
+
 def check_options(arguments: argparse.Namespace, *model_options: str) -> None:
     """Refuses options that do not go together.
 
@@ -68,7 +73,8 @@ def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, Ke
     if arguments.model:
         from dekr_tf.inference.detector import PoseDetector
 
-        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense")}
+        names = ("input_size", "flip", "dense", "rescore")
+        options = {name: getattr(arguments, name) for name in names if name in arguments}
         options |= decoding_options(arguments)
         detector = PoseDetector(arguments.model, config=config, **options)
         return detector, detector.sidecar.schema

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: slower, more accurate")
     parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
     add_decoding_options(parser)
+    parser.add_argument("--rescore", type=Path, metavar="FILE", help="rescoring net of `dekr rescore train`")
     parser.add_argument(
         "--min-score",
         type=float,
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     with ExitStack() as stack:
         # Opened before the work, so that a folder that cannot be written to is found first.
         output = stack.enter_context(atomic_output(arguments.output)) if arguments.output else None
-        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense")}
+        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense", "rescore")}
         options |= decoding_options(arguments)
         detector = PoseDetector(arguments.model, config=config, **options)
         results = []

@@ -98,6 +98,7 @@ def test_model(folder, detector):
                 "input_size": 256,
                 "flip": True,
                 "dense": False,
+                "rescore": None,
                 "scales": [0.5, 1.0],
                 "match": True,
                 "nms_threshold": 0.2,
