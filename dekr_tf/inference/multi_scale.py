@@ -128,8 +128,10 @@ def mean_heatmaps(views: Sequence[View], size: tuple[int, int]) -> Iterator[np.n
     for index in range(views[0].heatmap.shape[-1] - 1):
         total = np.float32(0)
         for view, (rows, columns) in zip(views, between, strict=True):
-            total = total + _enlarge(_enlarge(view.heatmap[..., index], rows).T, columns).T
-        yield np.ascontiguousarray(total / np.float32(len(views)))
+            # Columns first, while there are few rows; the rows of the larger map then lie as memory does.
+            wide = np.ascontiguousarray(_enlarge(view.heatmap[..., index].T, columns).T)
+            total = total + _enlarge(wide, rows)
+        yield total / np.float32(len(views))
 
 
 def _enlarge(heatmap, rows):

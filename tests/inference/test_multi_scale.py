@@ -19,7 +19,7 @@ from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.matching import match_keypoints
 from dekr_tf.inference.multi_scale import View, check_smallest_map, mean_heatmaps, merge_views, scaled_size
 from dekr_tf.keypoints import COCO
-from dekr_tf.sidecar import Sidecar
+from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 COORDINATES, SCORES, MATCHED = 1e-3, 1e-5, 0.02
@@ -271,3 +271,21 @@ def test_a_runtime_of_poses_gives_no_heatmaps(options):
 
     with pytest.raises(InputError, match="expected a network that gives heatmaps, for several scales or matching"):
         PoseDetector(engine, POINT, **options)
+
+
+def test_a_model_of_fixed_sizes_matches_but_has_no_scales():
+    sidecar = POINT.model_copy(update={"artifact": Artifact(graph="maps", input_sizes=((96, 96), (64, 128)))})
+    photo = photo_with_blob(64, 128, 40, 30)
+    poses = PoseDetector(BlobFinder(), sidecar, dense=True, match=True, scales=[1.0])(photo)
+    np.testing.assert_allclose(poses.keypoints[0, 0, :2], [40, 30], atol=0.75)
+    with pytest.raises(InputError, match=r"no scales beside a model that takes 96x96, 64x128 only. Received: 0.5 1$"):
+        PoseDetector(BlobFinder(), sidecar, dense=True, scales=[0.5, 1])
+
+
+@pytest.mark.parametrize("options", [{"scales": (0.5, 1)}, {"match": True}])
+def test_an_artifact_that_gives_poses_gives_no_heatmaps(tmp_path, options):
+    path = tmp_path / "model.onnx"
+    path.touch()
+    write_sidecar(POINT.model_copy(update={"artifact": Artifact(graph="poses")}), path)
+    with pytest.raises(InputError, match=r"one that ends at the maps, for several scales or .* Received: .*onnx"):
+        PoseDetector(path, **options)
