@@ -152,6 +152,22 @@ class PoseDetector:
         poses = [_to_photo(found[index], transform) for index, (_, transform) in enumerate(frames)]
         return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
 
+    def network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """What the network takes of a photo, at scale 1.
+
+        Args:
+            image: as for a call.
+
+        Returns:
+            (h, w, 3), float32 normalised or, where the model takes that, uint8; and the transform (2, 3) to it.
+
+        Raises:
+            InputError: as for a call.
+        """
+        photo = _read_photo(image)
+        size, transform = self._frame(photo.shape[:2])
+        return self._resize(photo, transform, size), transform
+
     def _frame(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray]:
         """(height, width) of the network's input for a photo at scale 1, and the transform (2, 3) into it."""
         if self.fixed_sizes:
@@ -159,8 +175,8 @@ class PoseDetector:
         size = bounded_network_size(image_size, self.input_size)
         return size, geometry.resize_transform(image_size, size)
 
-    def _network_input(self, image: np.ndarray, transform: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """What the network takes of a photo, (h, w, 3)."""
+    def _resize(self, image: np.ndarray, transform: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """What the network takes of a photo, (h, w, 3) of this size, with the transform into it."""
         try:
             resized = cv2.warpAffine(image, transform, (size[1], size[0]), flags=cv2.INTER_LINEAR)
         except cv2.error as error:
@@ -178,7 +194,7 @@ class PoseDetector:
         views: list[list[View]] = [[] for _ in photos]
         for scale in self.scales:
             scaled = scaled_size(size, scale)
-            inputs = [self._network_input(photo, scale * transform, scaled) for photo, transform in photos]
+            inputs = [self._resize(photo, scale * transform, scaled) for photo, transform in photos]
             for own, *arrays in zip(views, *self.runtime(np.stack(inputs)), strict=True):
                 own.append(View(scale, *arrays))
         return [self._decode(own, size) for own in views]
