@@ -19,6 +19,7 @@ VERBS = (
     "visualize",
     "evaluate",
     "analyze",
+    "reproduce",
     "rescore",
     "info",
     "import",
