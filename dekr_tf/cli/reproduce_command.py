@@ -89,9 +89,8 @@ class _Places:
 
 def _accuracy(table: Table, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures and prints the rows that have all of their files; what `--json` gets of the table."""
-    folders = {"--weights": arguments.weights, "--coco": arguments.coco, "--crowdpose": arguments.crowdpose}
-    needed = ("--weights", *{row.data.option: None for row in table.rows})
-    folders = {option: folders[option] for option in needed}
+    options = ("--weights", *dict.fromkeys(row.data.option for row in table.rows))
+    folders = {option: getattr(arguments, option.removeprefix("--")) for option in options}
     for option, folder in folders.items():
         if folder is not None and not folder.is_dir():
             raise InputError(f"{option}: expected a folder. Received: {folder}")
@@ -154,7 +153,9 @@ def _weight_names(name: str, suffix: str) -> tuple[str, ...]:
 
 
 def _where_published(name: str) -> str:
-    return f"{AUTHORS}, model zoo" if name in PUBLISHED else f"not published: best.keras of dekr train --config configs/{name}.yaml"
+    if name in PUBLISHED:
+        return f"{AUTHORS}, model zoo"
+    return f"not published: best.keras of dekr train --config configs/{name}.yaml"
 
 
 def _content(folder: Path | None) -> str:
@@ -180,7 +181,7 @@ def _open_model(path: Path, row: Row) -> "tuple[keras.Model, Sidecar]":
 
         model, sidecar = load_model(path, None if sidecar_path(path).exists() else row.config)
         if (sidecar.model, sidecar.input_size) != (row.config.model, row.config.input_size):
-            print(f"note: {path} is of another size than the network of the paper")
+            print(f"note: {path} is another network than the paper's")
     if sidecar.schema.names != row.config.schema.names:
         raise InputError(
             f"{path}: expected a model of the skeleton {row.config.schema.name}, for {row.data.name}. "
