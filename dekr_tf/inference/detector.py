@@ -14,7 +14,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.images import read_image
 from dekr_tf.inference.decoder import select_poses
 from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
-from dekr_tf.inference.runtimes import MapRuntime, Runtime, open_runtime
+from dekr_tf.inference.runtimes import MapDecoder, MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
 
@@ -69,6 +69,7 @@ class PoseDetector:
         if self.fixed_sizes and input_size is not None:
             sizes = ", ".join(f"{height}x{width}" for height, width in self.fixed_sizes)
             raise InputError(f"expected no input size beside a model that takes {sizes} only. Received: {input_size}")
+        self._normalized = _normalization_table(self.sidecar)
         self.rescoring_net = None if rescore is None else open_rescoring_net(rescore, self.sidecar.schema)
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
@@ -98,19 +99,29 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        inputs = [self._network_input(image) for image in images]
+        inputs = [self.preprocess(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (pixels, _) in enumerate(inputs):
             groups.setdefault(pixels.shape, []).append(index)
         found: dict[int, Poses] = {}
         for group in groups.values():
-            poses = self._run_network(np.stack([inputs[index][0] for index in group]))
+            outputs = self.run_network(np.stack([inputs[index][0] for index in group]))
+            poses = self.decode(outputs, [inputs[index][1] for index in group])
             found.update(zip(group, poses, strict=True))
-        poses = [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
-        return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
+        return [found[index] for index in range(len(inputs))]
 
-    def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-        """What the network takes, (h, w, 3), and the transform (2, 3) from the photo to it."""
+    def preprocess(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """The first of three steps: what the network takes of one photo.
+
+        Args:
+            image: as for a single photo.
+
+        Returns:
+            The network's input (h, w, 3), and the transform (2, 3) from the photo to it.
+
+        Raises:
+            InputError: as for a single photo.
+        """
         if isinstance(image, str | os.PathLike):
             image = read_image(image, exif_orientation=True)
         image = np.asarray(image)
@@ -126,21 +137,43 @@ class PoseDetector:
         except cv2.error as error:
             # OpenCV 4 takes no side of 32767 pixels or more.
             raise InputError(f"cannot resize an image of {image.shape[1]}x{image.shape[0]}: {error.err}") from error
-        return self._normalize(resized), transform
+        # A lookup takes a fifth of the time of the arithmetic, with the same bits.
+        return resized if self._normalized is None else cv2.LUT(resized, self._normalized), transform
 
-    def _run_network(self, images: np.ndarray) -> list[Poses]:
-        """The people in network inputs (B, h, w, 3), in pixels of the inputs."""
-        candidates = zip(*self.runtime(images), strict=True)
-        return [select_poses(*each, self.sidecar.decoder) for each in candidates]
+    def run_network(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The second step: what the network gives, for `decode`.
 
-    def _normalize(self, image: np.ndarray) -> np.ndarray:
-        if self.sidecar.artifact and self.sidecar.artifact.input_type == "uint8":
-            return image
-        mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
-        scale = 1 / (255 * std)
-        normalised = np.multiply(image, scale, dtype=np.float32)
-        normalised -= mean / std
-        return normalised
+        Args:
+            images: (B, h, w, 3) of `preprocess`.
+        """
+        return self.runtime.maps_of(images) if isinstance(self.runtime, MapDecoder) else self.runtime(images)
+
+    def decode(self, outputs: tuple[np.ndarray, ...], transforms: Sequence[np.ndarray]) -> list[Poses]:
+        """The last step, in NumPy: finds the people in what the network gave.
+
+        Args:
+            outputs: of `run_network`, for B images.
+            transforms: B of `preprocess`.
+
+        Returns:
+            Poses of each photo, in its pixels.
+        """
+        if isinstance(self.runtime, MapDecoder):
+            outputs = self.runtime.candidates(*outputs)
+        poses = [
+            _to_photo(select_poses(*candidates, self.sidecar.decoder), transform)
+            for *candidates, transform in zip(*outputs, transforms, strict=True)
+        ]
+        return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
+
+
+def _normalization_table(sidecar: Sidecar) -> np.ndarray | None:
+    """(1, 256, 3) float32: what each 8-bit value of each channel becomes; None where the model does it itself."""
+    if sidecar.artifact and sidecar.artifact.input_type == "uint8":
+        return None
+    mean, std = np.array(sidecar.mean, np.float32), np.array(sidecar.std, np.float32)
+    values = np.arange(256, dtype=np.float32)[None, :, None]
+    return values * (1 / (255 * std)) - mean / std
 
 
 def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:
