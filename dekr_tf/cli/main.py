@@ -13,7 +13,7 @@ from typing import NoReturn
 from dekr_tf import __version__
 from dekr_tf.errors import InputError
 
-VERBS = ("train", "predict", "evaluate", "analyze", "rescore", "info", "import", "data")
+VERBS = ("train", "predict", "evaluate", "analyze", "rescore", "info", "import", "export", "data")
 
 #: The install tier that brings a package; what is not here comes with every install.
 TIERS = {

@@ -99,7 +99,7 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        inputs = [self.preprocess(image) for image in images]
+        inputs = [self.network_input(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (pixels, _) in enumerate(inputs):
             groups.setdefault(pixels.shape, []).append(index)
@@ -110,17 +110,17 @@ class PoseDetector:
             found.update(zip(group, poses, strict=True))
         return [found[index] for index in range(len(inputs))]
 
-    def preprocess(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-        """The first of three steps: what the network takes of one photo.
+    def network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """The first of three steps: what the network takes of a photo.
 
         Args:
-            image: as for a single photo.
+            image: as for a call.
 
         Returns:
-            The network's input (h, w, 3), and the transform (2, 3) from the photo to it.
+            (h, w, 3), float32 normalised or, where the model takes that, uint8; and the transform (2, 3) to it.
 
         Raises:
-            InputError: as for a single photo.
+            InputError: as for a call.
         """
         if isinstance(image, str | os.PathLike):
             image = read_image(image, exif_orientation=True)
@@ -144,7 +144,7 @@ class PoseDetector:
         """The second step: what the network gives, for `decode`.
 
         Args:
-            images: (B, h, w, 3) of `preprocess`.
+            images: (B, h, w, 3) of `network_input`.
         """
         return self.runtime.maps_of(images) if isinstance(self.runtime, MapDecoder) else self.runtime(images)
 
@@ -153,7 +153,7 @@ class PoseDetector:
 
         Args:
             outputs: of `run_network`, for B images.
-            transforms: B of `preprocess`.
+            transforms: B of `network_input`.
 
         Returns:
             Poses of each photo, in its pixels.
