@@ -52,8 +52,12 @@ class LiteRTEngine:
         self._runners = {}
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        runner = self._runner(images.shape[1:3])
-        values = [runner(image=image[None]) for image in images]
+        try:
+            runner = self._runner(images.shape[1:3])
+            values = [runner(image=image[None]) for image in images]
+        except (ValueError, RuntimeError) as error:
+            # Memory for its tensors is only taken here, and operators that are not known are only found here.
+            raise InputError(f"{self._path} cannot be run: {_line(error)}") from error
         return tuple(np.concatenate([each[name] for each in values]) for name in self._outputs)
 
     def undelegated_operators(self) -> dict[str, int] | None:
@@ -83,11 +87,7 @@ class LiteRTEngine:
     def _runner(self, size):
         if size not in self._runners:
             name = self._signatures[0] if len(self._signatures) == 1 else "{}x{}".format(*size)
-            try:
-                runner = self._interpreter.get_signature_runner(name)
-            except (ValueError, RuntimeError) as error:
-                raise InputError(f"{self._path} cannot be run: {_line(error)}") from error
-            self._runners[size] = runner
+            self._runners[size] = self._interpreter.get_signature_runner(name)
         return self._runners[size]
 
 
