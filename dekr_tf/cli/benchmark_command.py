@@ -7,6 +7,7 @@ Example: dekr benchmark coco_w32.keras coco_w32_int8.tflite --threads 4 --image 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Before the models of this process take memory and cores.
     reports = [_own_process(model, arguments) for model in arguments.models] if len(arguments.models) == 2 else []
     if arguments.threads:
-        _set_threads(arguments.threads, arguments.models)
+        _set_threads(arguments.threads)
     options = {"threads": arguments.threads, "warmup": arguments.warmup}
     # LiteRT prints there that it found a delegate.
     started = [hold_standard_error(start, model, image, **options) for model in arguments.models]
@@ -98,15 +99,13 @@ def _image(path: str | None) -> "np.ndarray":
     return draw_scene(DRAWN_SIZE, np.random.default_rng(0)).image
 
 
-def _set_threads(threads: int, models: list[str]) -> None:
+def _set_threads(threads: int) -> None:
+    """For what is not chosen by `PoseDetector`: OpenCV, and TensorFlow as long as it has not been imported."""
     import cv2
 
     cv2.setNumThreads(threads)
-    if any(Path(model).suffix not in (".tflite", ".onnx") for model in models):
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    # Not `tf.config.threading`: importing TensorFlow is part of what loading a model takes.
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = str(threads)
 
 
 def _own_process(model: str, arguments: argparse.Namespace) -> dict[str, Any]:

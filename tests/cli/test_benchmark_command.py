@@ -1,6 +1,7 @@
 """`dekr benchmark` of tiny networks: what it prints of one and of two, as text and as JSON, and says of bad input."""
 
 import json
+import os
 import re
 
 import cv2
@@ -15,6 +16,7 @@ from dekr_tf.config import Config
 from dekr_tf.models import build_dekr, save_model
 from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
 
+TENSORFLOW_THREADS = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 STAGES = ["preprocess", "network", "decode", "all"]
 
 
@@ -51,8 +53,10 @@ def benchmark(models, monkeypatch, capfd):
 
 
 @pytest.fixture
-def opencv_threads():
-    """OpenCV's threads are the process's: they are as before afterwards."""
+def threads_as_before(monkeypatch):
+    """The number of threads is the process's: afterwards it is as before."""
+    for name in TENSORFLOW_THREADS:
+        monkeypatch.setenv(name, "")
     before = cv2.getNumThreads()
     yield
     cv2.setNumThreads(before)
@@ -110,13 +114,14 @@ def test_one_keras_model_for_people(benchmark):
     assert re.fullmatch(r"network( +\d+\.\d\d){2}", lines[11])
 
 
-@pytest.mark.usefixtures("opencv_threads")
+@pytest.mark.usefixtures("threads_as_before")
 def test_two_artifacts_are_paired(benchmark):
     words = "tiny.tflite", "tiny.tflite", "--image", "photo.png", "--rounds", "2", "--threads", "1"
     code, output, errors = benchmark(*words, "--json")
     assert (code, errors) == (0, "")
     result = json.loads(output)
     assert result["threads"] == cv2.getNumThreads() == 1
+    assert [os.environ[name] for name in TENSORFLOW_THREADS] == ["1", "1"]
     assert list(result["ratios"]) == STAGES
     for ratio in result["ratios"].values():
         assert 0 < ratio["p10"] <= ratio["median"] <= ratio["p90"]
@@ -128,7 +133,7 @@ def test_two_artifacts_are_paired(benchmark):
         assert report["memory_bytes"] > 2**20
 
 
-@pytest.mark.usefixtures("opencv_threads")
+@pytest.mark.usefixtures("threads_as_before")
 def test_two_artifacts_for_people(benchmark, monkeypatch):
     report = {
         "model": "tiny.tflite",

@@ -29,7 +29,7 @@ def predict(tmp_path, monkeypatch, capsys):
     """Runs `dekr predict` in a folder with three photos; returns exit code, output and errors."""
     opened = []
 
-    def open_runtime(model, sidecar, config, flip, dense, threads):
+    def open_runtime(model, sidecar, config, flip, dense):
         opened.append(model)
         sidecar = Sidecar.from_config(config or Config(input_size=64))
         return MapDecoder(one_person, sidecar, flip), sidecar
