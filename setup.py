@@ -56,5 +56,5 @@ setup(
             "ruff>=0.12",
         ],
     },
-    entry_points={"console_scripts": ["dekr=dekr_tf.cli.main:main"]},
+    entry_points={"console_scripts": ["dekr=dekr_tf.cli.main:program"]},
 )

@@ -12,8 +12,9 @@ import numpy as np
 from converters.weight_map import Entry, backbone_entries, dekr_entries, rescoring_entries
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
+from dekr_tf.inference.rescoring import count_features
 from dekr_tf.models.dekr import build_backbone, build_dekr
-from dekr_tf.models.rescoring import build_rescoring_net, rescoring_features
+from dekr_tf.models.rescoring import build_rescoring_net
 
 #: Wrappers that training scripts put around a state_dict.
 WRAPPERS = ("state_dict", "model")
@@ -42,7 +43,7 @@ def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
     tensors = read_state_dict(path)
     num_keypoints = len(config.schema)
     if "l1.weight" in tensors:
-        model, entries = build_rescoring_net(rescoring_features(config.schema)), rescoring_entries()
+        model, entries = build_rescoring_net(count_features(config.schema)), rescoring_entries()
     elif "transition_heatmap.0.weight" in tensors:
         _check_size(tensors, config, path)
         model, entries = build_dekr(config.model, config.schema), dekr_entries(config.model, num_keypoints)

@@ -60,6 +60,28 @@ def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
         os.rmdir(folder)
 
 
+@contextlib.contextmanager
+def atomic_outputs(path: str | os.PathLike) -> Iterator[Path]:
+    """As `atomic_output`, for a folder, or for a file with others beside it.
+
+    What lies beside the temporary path when the block ends comes to lie beside `path`.
+
+    Raises:
+        InputError: the folder cannot be written to, or `path` is a folder that is not empty.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(f"expected a new file, or a new or empty folder to write to. Received: {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as holder:
+            yield Path(holder) / path.name
+            for made in Path(holder).iterdir():
+                os.replace(made, path.parent / made.name)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
 def _parsed(path, kind: str, form: str, parse: Callable[[bytes], Any]) -> Any:
     try:
         return parse(Path(path).read_bytes())

@@ -85,3 +85,20 @@ def resize_transform(image_size: tuple[int, int], output_size: tuple[int, int]) 
     center = (int(width / 2 + 0.5), int(height / 2 + 0.5))
     zoom = output_size[1] / width if width < height else output_size[0] / height
     return similarity(center, zoom, 0.0, output_size)
+
+
+def fit_transform(image_size: tuple[int, int], output_size: tuple[int, int]) -> np.ndarray:
+    """The transform from an image into an output of fixed size: as large as fits, centered; the rest is padding.
+
+    That of `resize_transform` where `output_size` is the image's own `network_size`.
+
+    Args:
+        image_size: (height, width) of the image.
+        output_size: (height, width).
+
+    Returns:
+        (2, 3) float64.
+    """
+    height, width = image_size
+    center = (int(width / 2 + 0.5), int(height / 2 + 0.5))
+    return similarity(center, min(output_size[0] / height, output_size[1] / width), 0.0, output_size)

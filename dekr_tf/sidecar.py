@@ -1,5 +1,7 @@
-"""The JSON file beside a model that says all that inference must know of it."""
+"""The JSON file that travels with a model and says all that inference must know of it."""
 
+import json
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +15,26 @@ from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 1
 
+#: Name of the sidecar inside a folder, and inside a file that carries it.
+MEMBER = "sidecar.json"
+
+
+class Artifact(Settings):
+    """What a model that was made for another engine than Keras takes and gives."""
+
+    #: `poses`: from image to candidate poses; `maps`: to heatmap and the features that enter the offset head.
+    graph: Literal["poses", "maps"]
+    precision: Literal["float32", "float16", "dynamic_int8", "int8"] = "float32"
+    #: (height, width) of the inputs that it takes, multiples of 32; empty: any.
+    input_sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
+    #: `float32`: normalised RGB; `uint8`: RGB as it is, normalised inside.
+    input_type: Literal["float32", "uint8"] = "float32"
+    #: The flip test is part of the graph.
+    flip: bool = False
+
 
 class Sidecar(Settings):
-    """Settings that travel with a model; written as `<model file>.json`."""
+    """Settings that travel with a model."""
 
     version: Literal[1] = VERSION
     keypoints: dict[str, Any]
@@ -28,6 +47,8 @@ class Sidecar(Settings):
     #: RGB in 0..1 is normalised to (value - mean) / std.
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    #: None for a Keras model.
+    artifact: Artifact | None = None
 
     @model_validator(mode="after")
     def _keypoints_are_a_skeleton(self):
@@ -52,27 +73,44 @@ class Sidecar(Settings):
 
 
 def sidecar_path(model: str | Path) -> Path:
-    """Where the sidecar of a model file lies."""
-    return Path(f"{model}.json")
+    """Where the sidecar of a model lies: beside a file, in a folder."""
+    return Path(model) / MEMBER if Path(model).is_dir() else Path(f"{model}.json")
+
+
+def to_json(sidecar: Sidecar) -> str:
+    """The text of a sidecar's file."""
+    return sidecar.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
 def write_sidecar(sidecar: Sidecar, model: str | Path) -> None:
-    """Writes the sidecar of a model file."""
+    """Writes the sidecar of a model."""
     with atomic_output(sidecar_path(model)) as temporary:
-        temporary.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(to_json(sidecar), encoding="utf-8")
 
 
 def read_sidecar(model: str | Path) -> Sidecar:
-    """Reads the sidecar of a model file.
+    """Reads the sidecar of a model; that inside the file where there is none beside it.
 
     Raises:
-        InputError: it is missing, broken, or of a newer version than this one.
+        InputError: it is missing, broken, or of another version than this one.
     """
     path = sidecar_path(model)
-    if not path.exists():
-        raise InputError(f"{model} has no sidecar; expected its settings in {path}")
-    values = read_json(path, "sidecar")
+    if path.exists():
+        values = read_json(path, "sidecar")
+    else:
+        values = _embedded(model)
+        if values is None:
+            raise InputError(f"{model} has no sidecar; expected its settings in {path}")
     if not isinstance(values, dict) or values.get("version") != VERSION:
         received = values.get("version") if isinstance(values, dict) else type(values).__name__
         raise InputError(f"sidecar {path}: expected version {VERSION}. Received: {received}")
     return parse_settings(Sidecar, values, f"sidecar {path}")
+
+
+def _embedded(model) -> Any:
+    """The sidecar that a file carries, or None."""
+    try:
+        with zipfile.ZipFile(model) as archive:
+            return json.loads(archive.read(MEMBER))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dekr_tf.cli.evaluation_options import add_options, check_options, open_source
+from dekr_tf.cli.evaluation_options import add_options, add_rescore_option, check_options, open_source
 
 if TYPE_CHECKING:
     from dekr_tf.evaluation.error_analysis import ErrorAnalysis
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this verb."""
     add_options(parser, ("coco", "crowdpose"))
+    add_rescore_option(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them: .png, .pdf or .svg")
 
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.evaluation.evaluator import default_metric, evaluate_detector
     from dekr_tf.files import atomic_output
 
-    check_options(arguments)
+    check_options(arguments, "rescore")
     if arguments.plot:
         from dekr_tf.visualization.error_chart import FORMATS, error_chart
 

@@ -9,9 +9,9 @@ dekr data show --config C ...               a sheet of training samples with the
 
 import argparse
 import json
-import re
 from pathlib import Path
 
+from dekr_tf.cli.arguments import image_size
 from dekr_tf.config import Config, load_config
 from dekr_tf.errors import InputError
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     synthetic.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     synthetic.add_argument("--train", type=int, default=500, metavar="N", help="number of training images")
     synthetic.add_argument("--val", type=int, default=100, metavar="N", help="number of validation images")
-    synthetic.add_argument("--size", type=_size, default="256x256", metavar="HxW", help="pixels of an image")
+    synthetic.add_argument("--size", type=image_size, default="256x256", metavar="HxW", help="pixels of an image")
     synthetic.add_argument("--seed", type=int, default=0, help="of the random drawing, 0 or more")
     synthetic.set_defaults(act=_synthetic)
 
@@ -83,13 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Does what the chosen action says."""
     arguments.act(arguments)
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"expected HxW in pixels, for example 256x320. Received: {text}")
-    return int(match[1]), int(match[2])
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:

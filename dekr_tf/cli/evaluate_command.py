@@ -18,12 +18,13 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from dekr_tf.cli.evaluation_options import add_options, check_options, open_source
+from dekr_tf.cli.evaluation_options import add_options, add_rescore_option, check_options, open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this verb."""
     add_options(parser, ("coco", "crowdpose", "pck"))
+    add_rescore_option(parser)
     parser.add_argument("--results-output", type=Path, metavar="FILE", help="write the poses as a COCO results file")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the metric as JSON")
 
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.evaluation.evaluator import METRICS, default_metric, detect_people, evaluate_detector
     from dekr_tf.files import atomic_output
 
-    check_options(arguments, "results_output")
+    check_options(arguments, "rescore", "results_output")
     with ExitStack() as stack:
         # Opened before the work, so that a folder that cannot be written to is found first.
         paths = (arguments.results_output, arguments.output)

@@ -1,20 +1,24 @@
-"""Turn a PyTorch checkpoint of the reference into a Keras model.
+"""Turn a PyTorch checkpoint of the reference into a Keras model, or into a rescoring net.
 
 Reads DEKR models, ImageNet-trained HRNet backbones and rescoring nets of HRNet/DEKR, as data only: no code in the file
 is run. Every tensor must find its place, or nothing is written.
 Example: dekr import pose_dekr_hrnetw32_coco.pth --config configs/coco_w32.yaml --output coco_w32.keras
+         dekr import rescore_coco.pth --config configs/coco_w32.yaml --output rescore_coco.npz
 """
 
 import argparse
 
 from dekr_tf.config import load_config
+from dekr_tf.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `dekr import`."""
     parser.add_argument("checkpoint", help=".pth file of the reference")
     parser.add_argument("--config", required=True, help="YAML file of the architecture that the checkpoint has")
-    parser.add_argument("--output", required=True, help=".keras file, or .weights.h5 for the weights alone")
+    parser.add_argument(
+        "--output", required=True, help=".keras file, .weights.h5 for the weights alone, .npz for a rescoring net"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
 
 
@@ -24,8 +28,19 @@ def run(arguments: argparse.Namespace) -> None:
     from converters.from_torch import import_checkpoint
     from dekr_tf.models.files import check_suffix, save_model
     from dekr_tf.sidecar import Sidecar
+    from dekr_tf.training.rescoring import to_rescoring_net
 
-    check_suffix(arguments.output)
+    for_rescoring = arguments.output.endswith(".npz")
+    if not for_rescoring:
+        check_suffix(arguments.output)
     model = import_checkpoint(arguments.checkpoint, config)
-    save_model(model, arguments.output, Sidecar.from_config(config) if model.name == "dekr" else None)
+    if for_rescoring != (model.name == "rescoring"):
+        raise InputError(
+            f"{arguments.checkpoint}: a rescoring net is written as .npz, any other model as .keras or .weights.h5. "
+            f"Received: {arguments.output} for {model.name}"
+        )
+    if for_rescoring:
+        to_rescoring_net(model, config.schema).save(arguments.output)
+    else:
+        save_model(model, arguments.output, Sidecar.from_config(config) if model.name == "dekr" else None)
     print(f"{arguments.output}: {model.name}, {model.count_params():,} values, all tensors of the checkpoint used")

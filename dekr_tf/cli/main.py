@@ -8,11 +8,23 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import NoReturn
 
 from dekr_tf import __version__
 from dekr_tf.errors import InputError
 
-VERBS = ("train", "predict", "evaluate", "analyze", "info", "import", "data")
+VERBS = (
+    "train",
+    "predict",
+    "visualize",
+    "evaluate",
+    "analyze",
+    "rescore",
+    "info",
+    "import",
+    "export",
+    "data",
+)
 
 #: The install tier that brings a package; what is not here comes with every install.
 TIERS = {
@@ -93,6 +105,20 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def program() -> NoReturn:
+    """`main` as a program of its own.
+
+    A training that fails may leave threads that make samples. As Python ends they can no longer call it, and the
+    program hangs or is aborted; so where there is an error it ends without waiting for them.
+    """
+    code = main()
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit()
 
 
 def _interrupt(number, frame):

@@ -1,6 +1,11 @@
-"""Find people in photos.
+"""Find people in photos, a video, or what a camera sees.
 
-Without --output and --draw, prints one line a photo: the number of people and their scores.
+  dekr predict photos/ --model best.keras --output poses.json --draw drawn/
+  dekr predict street.mp4 --model best.keras --output poses.csv --draw drawn.mp4 --track
+  dekr predict camera:0 --model best.keras --draw drawn.mp4
+
+Without --output and --draw, prints one line a photo or frame: the number of people and their scores. A camera is looked
+at until ctrl-C, or for so many --frames.
 """
 
 import argparse
@@ -11,9 +16,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dekr_tf.poses import Poses
 
 # Suffixes in lower case of photos whose drawing stays without loss.
@@ -22,7 +30,12 @@ _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `dekr predict`."""
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns such as 'photos/*.jpg'")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="files, folders or patterns such as 'photos/*.jpg'; or one video; or camera:0, the first camera",
+    )
     parser.add_argument("--model", required=True, metavar="FILE", help="model file")
     parser.add_argument("--config", metavar="FILE", help="experiment's YAML file, for a model file without settings")
     parser.add_argument(
@@ -30,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: slower, more accurate")
     parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
+    add_decoding_options(parser)
+    parser.add_argument("--rescore", type=Path, metavar="FILE", help="rescoring net of `dekr rescore train`")
     parser.add_argument(
         "--min-score",
         type=float,
@@ -38,9 +53,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="people with a lower pose score are neither printed nor drawn (default: %(default)s); --output has all",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="JSON list in COCO results format, with file_name added"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON list in COCO results format, with file_name added; of a video, .json or .csv, by frame",
     )
-    parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for copies of the photos with skeletons")
+    parser.add_argument(
+        "--draw",
+        type=Path,
+        metavar="PATH",
+        help="folder for copies of the photos with skeletons; of a video, an .mp4 or .avi file, or a folder",
+    )
+    parser.add_argument("--track", action="store_true", help="video: number the people, and follow them")
+    parser.add_argument("--frames", type=int, metavar="N", help="video: end after so many frames")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -57,21 +82,34 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.files import atomic_output
     from dekr_tf.images import find_images, read_image
     from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.video import is_video
     from dekr_tf.visualization.drawing import draw_poses
 
-    images = find_images(arguments.images)
-    drawings = drawing_paths(images, arguments.draw) if arguments.draw else {}
     config = load_config(arguments.config) if arguments.config else None
     if not Path(arguments.model).exists():
         raise InputError(f"expected a model file. Received: {arguments.model}")
+
+    def open_detector():
+        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense", "rescore")}
+        options |= decoding_options(arguments)
+        return PoseDetector(arguments.model, config=config, **options)
+
+    if any(is_video(path) for path in arguments.images):
+        from dekr_tf.cli.video_prediction import predict_video
+
+        predict_video(arguments, open_detector)
+        return
+    if arguments.track or arguments.frames is not None:
+        raise InputError(f"--track and --frames are for a video or a camera. Received: {arguments.images[0]}")
+    images = find_images(arguments.images)
+    drawings = drawing_paths(images, arguments.draw) if arguments.draw else {}
     for path in images:
         read_image(path, exif_orientation=True)
 
     with ExitStack() as stack:
         # Opened before the work, so that a folder that cannot be written to is found first.
         output = stack.enter_context(atomic_output(arguments.output)) if arguments.output else None
-        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense")}
-        detector = PoseDetector(arguments.model, config=config, **options)
+        detector = open_detector()
         results = []
         for path in tqdm(images, unit="photo", disable=not sys.stderr.isatty()):
             image = read_image(path, exif_orientation=True)
@@ -83,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
                 results += poses_to_results(poses, image_names(path))
             if path in drawings:
                 drawing = draw_poses(image, poses, detector.sidecar.schema, min_score=arguments.min_score)
-                _write_drawing(drawing, drawings[path])
+                write_drawing(drawing, drawings[path])
             if not output and not drawings:
                 # Keeps the progress bar below the printed lines.
                 tqdm.write(summary(poses, path, arguments.min_score))
@@ -101,7 +139,7 @@ def image_names(path: Path) -> dict[str, Any]:
     return {**number, "file_name": path.as_posix()}
 
 
-def summary(poses: "Poses", path: Path, min_score: float) -> str:
+def summary(poses: "Poses", path: Path | str, min_score: float) -> str:
     """One line for people to read, best person first."""
     scores = sorted((score for score in poses.scores if score >= min_score), reverse=True)
     line = f"{path}: 1 person" if len(scores) == 1 else f"{path}: {len(scores)} people"
@@ -131,7 +169,8 @@ def drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return paths
 
 
-def _write_drawing(image, path: Path) -> None:
+def write_drawing(image: "np.ndarray", path: Path) -> None:
+    """Writes a picture (H, W, 3) uint8 RGB in the format that the suffix says."""
     import cv2
 
     from dekr_tf.files import atomic_output

@@ -1,5 +1,6 @@
 """From a photo to the people in it."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,16 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.images import read_image
 from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.matching import match_keypoints
+from dekr_tf.inference.multi_scale import (
+    View,
+    check_smallest_map,
+    checked_scales,
+    mean_heatmaps,
+    merge_views,
+    scaled_size,
+)
+from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
 from dekr_tf.inference.runtimes import MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
@@ -36,13 +47,22 @@ class PoseDetector:
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
-            model was trained for.
+            model was trained for. A model that takes fixed sizes gets the photo as large as fits into one of them.
         flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
         dense: evaluate the offset head on the whole map, with the same result: slower.
+        threads: of the engine, where it lets them be chosen (LiteRT, ONNX Runtime); by default the machine's cores.
+        rescore: a rescoring net or the path of one, whose predicted OKS multiplies the pose scores.
+        scales: multi-scale test (paper section 4.1): look at the photo at so many times `input_size`, and merge what is
+            found.
+        match: move keypoints to the closest peaks of the heatmaps (`matching.match_keypoints`).
+        nms_threshold: keypoints of two poses are near within this fraction of the bounding box diagonal. Default: the
+            model's `nms_distance`, with several scales its `multi_scale_nms_distance`.
 
     Raises:
-        InputError: the model cannot be read, its settings are missing, `input_size` is not positive, or `flip` is
-            asked of a runtime.
+        InputError: the model cannot be read, its settings are missing, `input_size`, a scale or `nms_threshold` is not
+            positive, a scale is too small (`multi_scale.check_smallest_map`), `input_size` or scales are given of a
+            model that takes fixed sizes, `flip`, other scales than 1 or `match` is asked of a runtime that gives
+            poses, or the rescoring net cannot be read or is of another skeleton.
     """
 
     def __init__(
@@ -54,11 +74,44 @@ class PoseDetector:
         input_size: int | None = None,
         flip: bool = False,
         dense: bool = False,
+        threads: int | None = None,
+        rescore: RescoringNet | str | Path | None = None,
+        scales: Sequence[float] = (1.0,),
+        match: bool = False,
+        nms_threshold: float | None = None,
     ):
         if input_size is not None and input_size < 1:
             raise InputError(f"input size: expected a positive number of pixels. Received: {input_size}")
-        self.runtime, self.sidecar = open_runtime(model, sidecar, config, flip=flip, dense=dense)
+        if nms_threshold is not None and not (math.isfinite(nms_threshold) and nms_threshold > 0):
+            raise InputError(f"NMS threshold: expected a positive number. Received: {nms_threshold}")
+        self.scales = checked_scales(scales)
+        self.match = match
+        self.runtime, self.sidecar = open_runtime(
+            model,
+            sidecar,
+            config,
+            flip=flip,
+            dense=dense,
+            threads=threads,
+            heatmap=match or self.scales != (1.0,),
+        )
         self.input_size = input_size or self.sidecar.input_size
+        self.fixed_sizes = self.sidecar.artifact.input_sizes if self.sidecar.artifact else ()
+        if self.fixed_sizes:
+            sizes = ", ".join(f"{height}x{width}" for height, width in self.fixed_sizes)
+            if input_size is not None:
+                raise InputError(
+                    f"expected no input size beside a model that takes {sizes} only. Received: {input_size}"
+                )
+            if self.scales != (1.0,):
+                given = " ".join(f"{scale:g}" for scale in scales)
+                raise InputError(f"expected no scales beside a model that takes {sizes} only. Received: {given}")
+        check_smallest_map(self.scales, self.input_size)
+        decoder = self.sidecar.decoder
+        if nms_threshold is None:
+            nms_threshold = decoder.nms_distance if len(self.scales) == 1 else decoder.multi_scale_nms_distance
+        self.decoder = decoder.model_copy(update={"nms_distance": nms_threshold})
+        self.rescoring_net = None if rescore is None else open_rescoring_net(rescore, self.sidecar.schema)
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
         """Finds the people in one photo.
@@ -87,40 +140,91 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        inputs = [self._network_input(image) for image in images]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (pixels, _) in enumerate(inputs):
-            groups.setdefault(pixels.shape, []).append(index)
+        photos = [_read_photo(image) for image in images]
+        frames = [self._frame(photo.shape[:2]) for photo in photos]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, (size, _) in enumerate(frames):
+            groups.setdefault(size, []).append(index)
         found: dict[int, Poses] = {}
-        for group in groups.values():
-            poses = self._run_network(np.stack([inputs[index][0] for index in group]))
+        for size, group in groups.items():
+            poses = self._run_network([(photos[index], frames[index][1]) for index in group], size)
             found.update(zip(group, poses, strict=True))
-        return [_to_photo(found[index], transform) for index, (_, transform) in enumerate(inputs)]
+        poses = [_to_photo(found[index], transform) for index, (_, transform) in enumerate(frames)]
+        return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
 
-    def _network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-        """What the network takes, (h, w, 3) float32, and the transform (2, 3) from the photo to it."""
-        if isinstance(image, str | os.PathLike):
-            image = read_image(image, exif_orientation=True)
-        image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-            raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
-        size = bounded_network_size(image.shape[:2], self.input_size)
-        transform = geometry.resize_transform(image.shape[:2], size)
+    def network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """What the network takes of a photo, at scale 1.
+
+        Args:
+            image: as for a call.
+
+        Returns:
+            (h, w, 3), float32 normalised or, where the model takes that, uint8; and the transform (2, 3) to it.
+
+        Raises:
+            InputError: as for a call.
+        """
+        photo = _read_photo(image)
+        size, transform = self._frame(photo.shape[:2])
+        return self._resize(photo, transform, size), transform
+
+    def _frame(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray]:
+        """(height, width) of the network's input for a photo at scale 1, and the transform (2, 3) into it."""
+        if self.fixed_sizes:
+            return best_fit(image_size, self.fixed_sizes)
+        size = bounded_network_size(image_size, self.input_size)
+        return size, geometry.resize_transform(image_size, size)
+
+    def _resize(self, image: np.ndarray, transform: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """What the network takes of a photo, (h, w, 3) of this size, with the transform into it."""
         try:
             resized = cv2.warpAffine(image, transform, (size[1], size[0]), flags=cv2.INTER_LINEAR)
         except cv2.error as error:
             # OpenCV 4 takes no side of 32767 pixels or more.
             raise InputError(f"cannot resize an image of {image.shape[1]}x{image.shape[0]}: {error.err}") from error
-        return self._normalize(resized), transform
+        return self._normalize(resized)
 
-    def _run_network(self, images: np.ndarray) -> list[Poses]:
-        """The people in network inputs (B, h, w, 3), in pixels of the inputs."""
-        candidates = zip(*self.runtime(images), strict=True)
-        return [select_poses(*each, self.sidecar.decoder) for each in candidates]
+    def _run_network(self, photos: Sequence[tuple[np.ndarray, np.ndarray]], size: tuple[int, int]) -> list[Poses]:
+        """The people in photos (H, W, 3), in pixels of the network's input at scale 1.
+
+        Args:
+            photos: each with the transform (2, 3) into that input.
+            size: of that input, the same for all.
+        """
+        views: list[list[View]] = [[] for _ in photos]
+        for scale in self.scales:
+            scaled = scaled_size(size, scale)
+            inputs = [self._resize(photo, scale * transform, scaled) for photo, transform in photos]
+            for own, *arrays in zip(views, *self.runtime(np.stack(inputs)), strict=True):
+                own.append(View(scale, *arrays))
+        return [self._decode(own, size) for own in views]
+
+    def _decode(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
+        """The people in one photo, of what was found at each scale."""
+        poses = select_poses(*merge_views(views, size, self.decoder.multi_scale_damping), self.decoder)
+        if not self.match:
+            return poses
+        heatmaps = mean_heatmaps(views, size)
+        return match_keypoints(poses, heatmaps, max_peaks=self.decoder.max_people, border=self.decoder.match_border)
 
     def _normalize(self, image: np.ndarray) -> np.ndarray:
+        if self.sidecar.artifact and self.sidecar.artifact.input_type == "uint8":
+            return image
         mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
-        return (image / np.float32(255) - mean) / std
+        scale = 1 / (255 * std)
+        normalised = np.multiply(image, scale, dtype=np.float32)
+        normalised -= mean / std
+        return normalised
+
+
+def _read_photo(image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    if isinstance(image, str | os.PathLike):
+        image = read_image(image, exif_orientation=True)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
+    return image
 
 
 def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:
@@ -152,3 +256,18 @@ def bounded_network_size(image_size: tuple[int, int], input_size: int) -> tuple[
         f"image too elongated: with a short side of {geometry.SIZE_MULTIPLE} it must fill at most {largest} pixels. "
         f"Received: {image_size[1]}x{image_size[0]}"
     )
+
+
+def best_fit(image_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], np.ndarray]:
+    """Of several sizes of the network's input, the smallest of those in which an image can be largest.
+
+    Args:
+        image_size: (height, width) of the image.
+        sizes: (height, width) each.
+
+    Returns:
+        The size, and the transform (2, 3) of `geometry.fit_transform`.
+    """
+    transforms = {size: geometry.fit_transform(image_size, size) for size in sizes}
+    size = min(sizes, key=lambda size: (-transforms[size][0, 0], size[0] * size[1]))
+    return size, transforms[size]

@@ -39,6 +39,25 @@ def sparse_offsets(
     return pairs[:, np.argsort(weights["order"])].reshape(len(rows), 2 * len(weights["order"]))
 
 
+class SparseOffsetMap:
+    """An offset map (h, w, 2 K) of which only the cells are computed that are asked for: `map[rows, columns]`.
+
+    Args:
+        features: (h, w, C) float32 that enter the head's branches.
+        weights: of `models.pose_model.fold_offset_head`.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, features: np.ndarray, weights: Mapping[str, np.ndarray]):
+        self.shape = (*features.shape[:2], 2 * len(weights["order"]))
+        self._features = features
+        self._weights = weights
+
+    def __getitem__(self, cells: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return sparse_offsets(self._features, *cells, self._weights)
+
+
 class _Branch:
     """One branch on its own features (h, w, C)."""
 

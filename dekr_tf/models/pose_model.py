@@ -25,6 +25,7 @@ def build_pose_model(
     *,
     batch_size: int | None = None,
     flip: bool = False,
+    heatmap_output: bool = False,
 ) -> keras.Model:
     """Builds the network from image to candidate poses, with the weights that `model` has now.
 
@@ -37,12 +38,14 @@ def build_pose_model(
         image_size: (height, width) of the input, multiples of 32; by default any.
         batch_size: number of images; by default any.
         flip: flip test: each image is also looked at mirrored, and the two are averaged.
+        heatmap_output: with the heatmap among the outputs, for multi-scale test and matching.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 arrays for the
         N = `decoder.max_people` best centers, highest first: `keypoints` (B, N, K, 2), x and y in input pixels;
         `keypoint_scores` (B, N, K), center score times heat value; `center_scores` (B, N). Where fewer centers are
-        above the threshold, the others are zero in all three.
+        above the threshold, the others are zero in all three. With `heatmap_output` also `heatmap` (B, h, w, K + 1),
+        with flip test the mean of the two.
 
     Raises:
         InputError: the model is not one of `build_dekr`, or has another skeleton.
@@ -88,7 +91,14 @@ def build_pose_model(
     if list(weights["order"]) != sorted(weights["order"]):
         offset = OrderKeypoints(weights["order"].tolist(), dtype="float32", name="offset_order")(offset)
     poses = ReadPoses(schema.flip_indices if flip else None, name="read_poses")
-    return keras.Model(image, poses(heatmap, offset, rows, columns, scores), name="dekr_poses")
+    outputs = poses(heatmap, offset, rows, columns, scores)
+    if heatmap_output:
+        if flip:
+            plain, mirrored = ops.split(heatmap, 2, axis=0)
+            mirrored = ops.take(ops.flip(mirrored, axis=2), [*schema.flip_indices, len(schema)], axis=3)
+            heatmap = (plain + mirrored) / 2.0
+        outputs = {**outputs, "heatmap": heatmap}
+    return keras.Model(image, outputs, name="dekr_poses")
 
 
 def _fold_maps(model):

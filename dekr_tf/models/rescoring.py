@@ -1,23 +1,12 @@
-"""The net that learns how good a pose is (paper section 3.3, "scoring net")."""
+"""The net that learns how good a pose is (paper section 3.3, "scoring net"), to be trained.
+
+`inference.rescoring` runs what it has learned.
+"""
 
 import keras
 from keras import layers
 
-from dekr_tf.errors import InputError
-from dekr_tf.keypoints import KeypointSchema
-
 HIDDEN_UNITS = 256
-
-
-def rescoring_features(schema: KeypointSchema) -> int:
-    """The number of inputs: x, y and length of each skeleton edge and the score of each keypoint.
-
-    Raises:
-        InputError: the skeleton has no edges, or no normalization edges to measure them by.
-    """
-    if not schema.edges or not schema.normalization_edges:
-        raise InputError(f"rescoring needs edges and normalization_edges. Received: skeleton {schema.name} without")
-    return 3 * len(schema.edges) + len(schema)
 
 
 def build_rescoring_net(num_features: int) -> keras.Model:

@@ -1,1 +1,1 @@
-"""Pictures of poses, and of the errors that they have."""
+"""Pictures of poses, of the errors that they have, and of what a network looks at."""

@@ -1,7 +1,7 @@
 """Drawing people onto a photo, from the skeleton's description alone."""
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -28,7 +28,14 @@ _FARTHEST = 1e6
 Color = tuple[float, ...]
 
 
-def draw_poses(image: np.ndarray, poses: Poses, schema: KeypointSchema, *, min_score: float = 0.0) -> np.ndarray:
+def draw_poses(
+    image: np.ndarray,
+    poses: Poses,
+    schema: KeypointSchema,
+    *,
+    min_score: float = 0.0,
+    track_ids: Sequence[int] | None = None,
+) -> np.ndarray:
     """Draws skeletons: limbs orange on the person's left, blue on the right, else in a colour of the person's own.
 
     Uncertain keypoints and their limbs are faded or left out, relative to the person's best keypoint. Lines are as
@@ -39,6 +46,7 @@ def draw_poses(image: np.ndarray, poses: Poses, schema: KeypointSchema, *, min_s
         poses: people in pixels of the image.
         schema: their skeleton. The first keypoint of a flip pair is the left one.
         min_score: people with a lower pose score are not drawn.
+        track_ids: numbers of the people, which choose their colours and stand before the scores.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -47,13 +55,17 @@ def draw_poses(image: np.ndarray, poses: Poses, schema: KeypointSchema, *, min_s
     sides = _sides(schema)
     # The best on top.
     for person in np.argsort(poses.scores, kind="stable"):
-        if poses.scores[person] >= min_score:
-            _draw_person(canvas, poses.keypoints[person], poses.scores[person], schema, sides, _person_color(person))
+        score = poses.scores[person]
+        if score >= min_score:
+            number, label = person, f"{score:.2f}"
+            if track_ids is not None:
+                number, label = track_ids[person], f"{track_ids[person]}: {label}"
+            _draw_person(canvas, poses.keypoints[person], label, schema, sides, person_color(number))
     return canvas
 
 
 def _draw_person(
-    canvas: np.ndarray, keypoints: np.ndarray, score: float, schema: KeypointSchema, sides: list[int], color: Color
+    canvas: np.ndarray, keypoints: np.ndarray, label: str, schema: KeypointSchema, sides: list[int], color: Color
 ) -> None:
     opacity = _opacities(keypoints)
     shown = np.flatnonzero(opacity)
@@ -74,10 +86,10 @@ def _draw_person(
                 min(opacity[start], opacity[end]) * (0.5 if outline else 0.9),
             )
     for index in shown:
-        _draw_dot(canvas, points[index], radius + 1.0, OUTLINE_COLOR, 0.8 * opacity[index])
-        _draw_dot(canvas, points[index], radius, LABEL_COLOR, opacity[index])
-        _draw_dot(canvas, points[index], 0.68 * radius, colors[sides[index]], opacity[index])
-    _draw_label(canvas, f"{score:.2f}", points[shown], font, color)
+        draw_dot(canvas, points[index], radius + 1.0, OUTLINE_COLOR, 0.8 * opacity[index])
+        draw_dot(canvas, points[index], radius, LABEL_COLOR, opacity[index])
+        draw_dot(canvas, points[index], 0.68 * radius, colors[sides[index]], opacity[index])
+    _draw_label(canvas, label, points[shown], font, color)
 
 
 def _sides(schema: KeypointSchema) -> list[int]:
@@ -88,7 +100,8 @@ def _sides(schema: KeypointSchema) -> list[int]:
     return sides
 
 
-def _person_color(index: int) -> Color:
+def person_color(index: int) -> Color:
+    """The colour of a person's own, RGB in 0..255."""
     # Steps of the golden ratio spread the hues however many people there are.
     red_green_blue = colorsys.hsv_to_rgb((0.36 + 0.618034 * index) % 1.0, 0.65, 0.95)
     return tuple(255 * value for value in red_green_blue)
@@ -125,7 +138,16 @@ def _draw_limb(canvas: np.ndarray, ends: np.ndarray, width: int, color: Color, o
         )
 
 
-def _draw_dot(canvas: np.ndarray, center: np.ndarray, radius: float, color: Color, opacity: float) -> None:
+def draw_dot(canvas: np.ndarray, center: np.ndarray, radius: float, color: Color, opacity: float) -> None:
+    """Draws a disc.
+
+    Args:
+        canvas: (H, W, 3) uint8 RGB; it is changed.
+        center: (2,) x, y in pixels.
+        radius: in pixels.
+        color: RGB in 0..255.
+        opacity: 0 to 1.
+    """
     _blend(
         canvas,
         (center - radius - 1, center + radius + 1),

@@ -31,7 +31,7 @@ def draw_sample(image: np.ndarray, targets: Mapping[str, np.ndarray], schema: Ke
         (384, 768, 3) uint8 RGB.
     """
     canvas = cv2.resize(image, (_PANEL, _PANEL), interpolation=cv2.INTER_AREA)
-    colors = _colors(schema)
+    colors = keypoint_colors(schema)
     return np.concatenate([_draw_heatmaps(canvas, targets, colors), _draw_offsets(canvas, targets, colors)], axis=1)
 
 
@@ -47,8 +47,8 @@ def make_sheet(drawings: Sequence[np.ndarray], columns: int = 2) -> np.ndarray:
     return sheet
 
 
-def _colors(schema: KeypointSchema) -> np.ndarray:
-    """(K + 1, 3) float32, the center's last."""
+def keypoint_colors(schema: KeypointSchema) -> np.ndarray:
+    """Colours of heatmaps by the side of the keypoint: (K + 1, 3) float32 RGB in 0..255, the center's last."""
     colors = [MIDDLE_COLOR] * len(schema) + [CENTER_COLOR]
     for left, right in schema.flip_pairs:
         colors[left], colors[right] = LEFT_COLOR, RIGHT_COLOR

@@ -7,8 +7,8 @@ import pytest
 from converters.to_torch import to_state_dict
 from dekr_tf.cli.main import main
 from dekr_tf.config import load_config
+from dekr_tf.inference.rescoring import RescoringNet
 from dekr_tf.models import build_backbone, build_dekr, load_model
-from dekr_tf.models.rescoring import build_rescoring_net
 from dekr_tf.sidecar import Sidecar
 
 torch = pytest.importorskip("torch")
@@ -50,24 +50,40 @@ def test_a_checkpoint_becomes_a_model(folder, tmp_path, capsys, suffix):
         np.testing.assert_array_equal(received, expected, err_msg=expected.path)
 
 
-def test_backbones_and_rescoring_nets_have_no_sidecar(folder, tmp_path, capsys):
+def test_a_backbone_has_no_sidecar(folder, tmp_path, capsys):
     folder, _, tensors = folder
     heads = ("transition_heatmap", "head_heatmap", "transition_offset", "offset_")
     backbone = {name: value for name, value in tensors.items() if not name.startswith(heads)}
     backbone |= {"classifier.weight": np.ones((10, 4)), "incre_modules.0.0.bn1.bias": np.ones(3)}
-    shapes = {1: (256, 5), 2: (256, 256), 3: (1, 256)}
-    rescoring = {f"l{index}.weight": np.ones(shape) for index, shape in shapes.items()}
-    rescoring |= {f"l{index}.bias": np.ones(shape[0]) for index, shape in shapes.items()}
-    kinds = {
-        "hrnet": (backbone, build_backbone(load_config(folder / "config.yaml").model)),
-        "rescoring": (rescoring, build_rescoring_net(5)),
-    }
-    for kind, (content, like) in kinds.items():
-        assert run(folder, tmp_path, content, tmp_path / f"{kind}.keras") == 0
-        assert f": {kind}, {like.count_params():,} values" in capsys.readouterr().out
-        model = keras.models.load_model(tmp_path / f"{kind}.keras")
-        assert [variable.shape for variable in model.variables] == [variable.shape for variable in like.variables]
-        assert not (tmp_path / f"{kind}.keras.json").exists()
+    like = build_backbone(load_config(folder / "config.yaml").model)
+    assert run(folder, tmp_path, backbone, tmp_path / "hrnet.keras") == 0
+    assert f": hrnet, {like.count_params():,} values" in capsys.readouterr().out
+    model = keras.models.load_model(tmp_path / "hrnet.keras")
+    assert [variable.shape for variable in model.variables] == [variable.shape for variable in like.variables]
+    assert not (tmp_path / "hrnet.keras.json").exists()
+
+
+def test_a_rescoring_net_is_an_npz_file(folder, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    sizes = {"l1": (256, 5), "l2": (256, 256), "l3": (1, 256)}
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in sizes.items()}
+    biases = {name: random.normal(size=shape[0]).astype(np.float32) for name, shape in sizes.items()}
+    tensors = {f"{name}.weight": value for name, value in weights.items()}
+    tensors |= {f"{name}.bias": value for name, value in biases.items()}
+    output = tmp_path / "net.npz"
+    assert run(folder[0], tmp_path, tensors, output) == 0
+    assert f"{output}: rescoring, 67,585 values, all tensors of the checkpoint used" in capsys.readouterr().out
+    net = RescoringNet.load(output)
+    assert net.schema == load_config(folder[0] / "config.yaml").schema
+    for name, (kernel, bias) in zip(sizes, net.layers, strict=True):
+        np.testing.assert_array_equal(kernel, weights[name].T)
+        np.testing.assert_array_equal(bias, biases[name])
+    assert run(folder[0], tmp_path, tensors, tmp_path / "net.keras") == 2
+    assert capsys.readouterr().err.endswith(
+        "a rescoring net is written as .npz, any other model as .keras or .weights.h5. "
+        f"Received: {tmp_path / 'net.keras'} for rescoring\n"
+    )
+    assert not (tmp_path / "net.keras").exists()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +97,7 @@ def test_backbones_and_rescoring_nets_have_no_sidecar(folder, tmp_path, capsys):
         ({}, "stick.keras", ["model.units=2"], "does not fit the model: missing stage2.0.branches.0.1."),
         ({}, "stick.keras", ["model.offset_head.block=plain"], "Received: model.offset_head block=plain"),
         ({}, "stick.pth", [], "a model file ends in .keras or .weights.h5. Received: "),
+        ({}, "stick.npz", [], "a rescoring net is written as .npz, any other model as .keras or .weights.h5. Received"),
         ({}, "checkpoint.pth/stick.keras", [], "cannot write "),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.inference.decoder import find_candidates, find_centers, mirror_input
+from dekr_tf.inference.decoder import average_heatmaps, find_candidates, find_centers, mirror_input
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.runtimes import POSES
 from dekr_tf.models.dekr import build_dekr
@@ -103,6 +103,32 @@ def test_same_as_the_dense_maps(network, flip):
     assert poses["keypoints"].shape == (2, 30, 4, 2)
     counts = check(poses, dense_poses(model, sidecar, images, flip))
     assert min(counts) > 5
+
+
+def test_the_heatmap_is_an_output_where_asked(network):
+    model, sidecar = network
+    images = images_of(2, 64, 96)
+    plain, mirrored = np.split(np.asarray(model(np.concatenate([images, mirror_input(images)]))["heatmap"]), 2)
+    poses = build_pose_model(model, sidecar, heatmap_output=True)(images)
+    np.testing.assert_allclose(poses["heatmap"], plain, atol=1e-5)
+    assert set(poses) == {*POSES, "heatmap"}
+    averaged = build_pose_model(model, sidecar, flip=True, heatmap_output=True)(images)["heatmap"]
+    flip = sidecar.schema.flip_indices
+    expected = [average_heatmaps(*pair, flip) for pair in zip(plain, mirrored, strict=True)]
+    np.testing.assert_allclose(averaged, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("options", [{"scales": (0.75, 1, 2)}, {"match": True}])
+def test_several_scales_and_matching_are_the_same_either_way(network, flip, options):
+    model, sidecar = network
+    photo = np.random.default_rng(1).integers(0, 256, (70, 90, 3), np.uint8)
+    options = {**options, "flip": flip, "input_size": 64}
+    sparse = PoseDetector(model, sidecar, **options)(photo)
+    dense = PoseDetector(model, sidecar, dense=True, **options)(photo)
+    assert len(sparse) > 2
+    np.testing.assert_allclose(sparse.keypoints[..., :2], dense.keypoints[..., :2], rtol=0, atol=0.05)
+    np.testing.assert_allclose(sparse.scores, dense.scores, rtol=0, atol=SCORES)
 
 
 def test_branches_in_another_order_of_keypoints():

@@ -1,0 +1,133 @@
+"""From a Keras model to a checked file or folder for another engine."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from converters import to_tflite
+from converters.graphs import build_graph, check_export
+from converters.to_onnx import write_onnx
+from converters.to_saved_model import write_saved_model
+from converters.verify import TOLERANCES, Comparison, compare
+from dekr_tf.data.synthetic import draw_scene
+from dekr_tf.errors import InputError
+from dekr_tf.files import atomic_outputs
+from dekr_tf.inference.artifacts import HEAD_MEMBER, head_path
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.inference.runtimes import POSES, KerasRuntime
+from dekr_tf.models.pose_model import build_pose_model, fold_offset_head
+from dekr_tf.sidecar import MEMBER, Artifact, Sidecar, to_json, write_sidecar
+
+#: Suffix of the output; a SavedModel is a folder.
+SUFFIXES = {"saved_model": "", "tflite": ".tflite", "onnx": ".onnx"}
+
+
+def export_model(
+    model: keras.Model,
+    sidecar: Sidecar,
+    output: str | Path,
+    form: str,
+    artifact: Artifact,
+    photos: Sequence[np.ndarray],
+    *,
+    calibrate: bool,
+) -> Comparison:
+    """Exports a model, opens what was written, and compares it with the Keras model.
+
+    Args:
+        model: of `build_dekr`.
+        sidecar: its settings.
+        output: file or folder to write; `<output>.json` (in a folder: `sidecar.json`) is written with it and, of the
+            graph `maps`, the weights of the offset head as `<output>.offset_head.npz` (`offset_head.npz`). A `.tflite`
+            file carries both inside as well.
+        form: `saved_model`, `tflite` or `onnx`.
+        artifact: what to make.
+        photos: (H, W, 3) uint8 RGB, to compare on.
+        calibrate: quantize by these photos.
+
+    Returns:
+        The comparison with the Keras model.
+
+    Raises:
+        InputError: the model or what is asked for cannot be exported, or the differences are beyond `TOLERANCES`;
+            then nothing is written.
+    """
+    output = Path(output)
+    if form != "saved_model" and output.suffix != SUFFIXES[form]:
+        raise InputError(f"expected an output that ends in {SUFFIXES[form]}. Received: {output}")
+    if form == "tflite" and not artifact.input_sizes:
+        raise InputError("a .tflite file takes inputs of fixed size: expected one. Received: none")
+    if form != "tflite" and len(artifact.input_sizes) > 1:
+        raise InputError(f"{form}: expected one input size, or none for any. Received: {len(artifact.input_sizes)}")
+    if form != "tflite" and artifact.precision != "float32":
+        raise InputError(f"{form}: expected float32; other precisions are for tflite. Received: {artifact.precision}")
+    check_export(model, artifact, calibrate)
+    exported = sidecar.model_copy(update={"artifact": artifact})
+    expected = keras_detector(model, exported)
+    with atomic_outputs(output) as temporary:
+        head = None
+        if artifact.graph == "maps":
+            content = io.BytesIO()
+            np.savez(content, **fold_offset_head(model))
+            head = content.getvalue()
+        # The SavedModel's signatures take both types of input.
+        inside = Artifact(**{**artifact.model_dump(), "input_type": "float32"}) if form == "saved_model" else artifact
+        graph = build_graph(model, sidecar.model_copy(update={"artifact": inside}))
+        if form == "saved_model":
+            write_saved_model(graph, exported, temporary)
+        elif form == "onnx":
+            size = artifact.input_sizes[0] if artifact.input_sizes else (None, None)
+            write_onnx(graph, size, artifact.input_type, temporary)
+        else:
+            content = to_tflite.convert(graph, artifact.input_sizes, artifact.input_type)
+            if artifact.precision != "float32":
+                samples = _samples(exported, photos) if calibrate else {}
+                content = to_tflite.quantize(content, artifact.precision, samples)
+            temporary.write_bytes(content)
+            members = {MEMBER: to_json(exported).encode()}
+            to_tflite.embed(temporary, members if head is None else {**members, HEAD_MEMBER: head})
+        write_sidecar(exported, temporary)
+        if head is not None:
+            head_path(temporary).write_bytes(head)
+        comparison = compare(expected, PoseDetector(temporary), photos)
+        tolerance = TOLERANCES[artifact.precision]
+        if not comparison.people:
+            raise InputError(f"expected photos with people that the model finds. Received: {len(photos)} without")
+        if not comparison.within(tolerance):
+            raise InputError(
+                f"{output} would differ too much from the Keras model. Expected at most {tolerance.pixels} pixels and "
+                f"{tolerance.score} of score in the mean, and {tolerance.lost:.0%} lost. Received: {comparison}"
+            )
+    return comparison
+
+
+def keras_detector(model: keras.Model, exported: Sidecar) -> PoseDetector:
+    """A detector that gives the Keras model the inputs that an exported one gets, but normalised in float32.
+
+    Args:
+        model: of `build_dekr`.
+        exported: sidecar with `artifact`.
+    """
+    artifact = Artifact(graph="poses", input_sizes=exported.artifact.input_sizes)
+    runtime = KerasRuntime(build_pose_model(model, exported, flip=exported.artifact.flip), POSES)
+    return PoseDetector(runtime, exported.model_copy(update={"artifact": artifact}))
+
+
+def _samples(exported: Sidecar, photos: Sequence[np.ndarray]) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Network inputs of photos, by the signature of a `.tflite` file."""
+    sizes = exported.artifact.input_sizes
+    samples = {}
+    for name, size in zip(to_tflite.signature_names(sizes), sizes, strict=True):
+        artifact = exported.artifact.model_copy(update={"input_sizes": (size,)})
+        detector = PoseDetector(lambda images: None, exported.model_copy(update={"artifact": artifact}))
+        samples[name] = [{"image": detector.network_input(photo)[0][None]} for photo in photos]
+    return samples
+
+
+def drawn_photos(count: int) -> list[np.ndarray]:
+    """Images (H, W, 3) uint8 RGB of synthetic people, where there are no photos to compare on."""
+    generator = np.random.default_rng(0)
+    return [draw_scene((256, 256), generator).image for _ in range(count)]

@@ -1,0 +1,61 @@
+"""The networks that are exported, and what is known of an export before it is written."""
+
+import keras
+import numpy as np
+
+from dekr_tf.errors import InputError
+from dekr_tf.models.pose_model import build_pose_model
+from dekr_tf.sidecar import Artifact, Sidecar
+
+#: Sides of a network's input are multiples of the coarsest of HRNet's strides.
+COARSEST_STRIDE = 32
+
+
+def build_graph(model: keras.Model, sidecar: Sidecar) -> keras.Model:
+    """The network that `sidecar.artifact` describes, for any image size, with the weights that `model` has now.
+
+    Args:
+        model: of `build_dekr`.
+        sidecar: its settings, with `artifact`.
+
+    Returns:
+        A functional model from `image` (B, H, W, 3), normalised float32 or uint8 RGB, to a dict: of the graph `poses`
+        that of `build_pose_model`; of `maps`, `heatmap` (B, H / 4, W / 4, K + 1) and `features` (B, H / 4, W / 4, C),
+        which enter the branches of the offset head.
+
+    Raises:
+        InputError: the model is not one of `build_dekr`.
+    """
+    artifact = sidecar.artifact
+    if artifact.graph == "poses":
+        network = build_pose_model(model, sidecar, flip=artifact.flip)
+    else:
+        names = {"heatmap": "heatmap", "features": "offset_transition_relu"}
+        network = keras.Model(model.input, {key: model.get_layer(name).output for key, name in names.items()})
+    if artifact.input_type == "float32":
+        return network
+    image = keras.Input((None, None, 3), dtype="uint8", name="image")
+    mean, std = np.array(sidecar.mean), np.array(sidecar.std)
+    normalize = keras.layers.Rescaling(list(1 / (255 * std)), list(-mean / std), name="normalize")
+    return keras.Model(image, network(normalize(image)))
+
+
+def check_export(model: keras.Model, artifact: Artifact, calibrated: bool) -> None:
+    """Looks for what would make a bad export, before the work.
+
+    Raises:
+        InputError: a weight is not finite, a size is not a multiple of 32, int8 is asked for without photos to
+            calibrate it on, or a flip test of a graph that ends at the maps.
+    """
+    for height, width in artifact.input_sizes:
+        if height % COARSEST_STRIDE or width % COARSEST_STRIDE:
+            raise InputError(f"input size: expected multiples of {COARSEST_STRIDE} pixels. Received: {height}x{width}")
+    if artifact.precision == "int8" and not calibrated:
+        raise InputError("int8 needs --calibration: photos such as the model will see. Received: none")
+    if artifact.flip and artifact.graph == "maps":
+        raise InputError("expected no flip test in the graph maps; it is chosen where the maps are read. Received: one")
+    for variable in model.weights:
+        values = keras.ops.convert_to_numpy(variable)
+        if not np.isfinite(values).all():
+            wrong = np.count_nonzero(~np.isfinite(values))
+            raise InputError(f"weights {variable.path}: expected finite values. Received: {wrong} that are not")

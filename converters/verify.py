@@ -1,0 +1,104 @@
+"""Whether an exported model still finds what the Keras model finds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.poses import Poses
+
+#: Poses are compared down to this fraction of the best pose's score: what is weaker is noise in any precision.
+WEAKEST = 0.1
+#: Two poses are of the same person when their keypoints are nearer than this, in the mean, as a fraction of the
+#: diagonal of the pose's box.
+SAME_PERSON = 0.2
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a precision may change.
+
+    Attributes:
+        pixels: mean difference of keypoints, in pixels of the photo.
+        score: mean difference of keypoint scores.
+        lost: fraction of people that are no longer found.
+    """
+
+    pixels: float
+    score: float
+    lost: float
+
+
+TOLERANCES = {
+    "float32": Tolerance(0.01, 1e-4, 0.0),
+    "float16": Tolerance(0.2, 0.005, 0.02),
+    "dynamic_int8": Tolerance(2.0, 0.05, 0.1),
+    "int8": Tolerance(2.0, 0.05, 0.1),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences between what two detectors find, the first of them being right.
+
+    Attributes:
+        images: number of images.
+        people: that the first finds.
+        lost: of these, those that the second does not.
+        pixels: mean and largest distance of keypoints, in pixels of the photo; of people that both find.
+        score: mean and largest difference of keypoint scores.
+    """
+
+    images: int
+    people: int
+    lost: int
+    pixels: tuple[float, float]
+    score: tuple[float, float]
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether the differences can be borne."""
+        return (
+            self.pixels[0] <= tolerance.pixels
+            and self.score[0] <= tolerance.score
+            and self.lost <= tolerance.lost * self.people
+        )
+
+    def __str__(self) -> str:
+        (pixels, most_pixels), (score, most_score) = self.pixels, self.score
+        return (
+            f"{self.people} people in {self.images} images, {self.lost} lost; keypoints differ by {pixels:.4f} pixels "
+            f"(at most {most_pixels:.4f}), their scores by {score:.6f} (at most {most_score:.6f})"
+        )
+
+
+def compare(expected: PoseDetector, actual: PoseDetector, images: Sequence[np.ndarray]) -> Comparison:
+    """Compares two detectors on images (H, W, 3) uint8 RGB."""
+    found = [(expected(image), actual(image)) for image in images]
+    weakest = WEAKEST * max((poses.scores.max(initial=0.0) for poses, _ in found), default=0.0)
+    people = lost = 0
+    pixels, scores = [np.zeros(0)], [np.zeros(0)]
+    for right, other in found:
+        for pose in right.keypoints[right.scores >= weakest]:
+            people += 1
+            nearest = _nearest(pose, other)
+            if nearest is None:
+                lost += 1
+            else:
+                pixels.append(np.linalg.norm(nearest[:, :2] - pose[:, :2], axis=1))
+                scores.append(np.abs(nearest[:, 2] - pose[:, 2]))
+    return Comparison(len(images), people, lost, _mean_and_largest(pixels), _mean_and_largest(scores))
+
+
+def _nearest(pose: np.ndarray, others: Poses) -> np.ndarray | None:
+    """Of other poses, that of the same person."""
+    if not len(others):
+        return None
+    distances = np.linalg.norm(others.keypoints[..., :2] - pose[:, :2], axis=-1).mean(axis=1)
+    diagonal = np.linalg.norm(np.ptp(pose[:, :2], axis=0))
+    return others.keypoints[distances.argmin()] if distances.min() <= SAME_PERSON * diagonal else None
+
+
+def _mean_and_largest(values) -> tuple[float, float]:
+    values = np.concatenate(values)
+    return (float(values.mean()), float(values.max())) if len(values) else (0.0, 0.0)

@@ -1,0 +1,186 @@
+"""`dekr predict` of a video file or a camera, frame by frame, whatever its length."""
+
+import argparse
+import contextlib
+import csv
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dekr_tf.cli.predict_command import summary
+from dekr_tf.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.keypoints import KeypointSchema
+    from dekr_tf.poses import Poses
+    from dekr_tf.video import VideoReader
+
+#: Adds a frame: its number, seconds, the people, and their numbers, 0 of those who are not followed.
+AddFrame = Callable[[int, float, "Poses", "np.ndarray | None"], None]
+
+
+def predict_video(arguments: argparse.Namespace, open_detector: Callable[[], "PoseDetector"]) -> None:
+    """Runs `dekr predict` of one video file or camera.
+
+    Prints, in the end, how many frames a second there were.
+
+    Args:
+        arguments: of `dekr predict`.
+        open_detector: loads the model, after all else that could be wrong has been looked at.
+
+    Raises:
+        InputError: there are several sources, the source gives no frame, or model or outputs are not usable; then
+            nothing is written.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from dekr_tf.inference.tracking import PoseTracker
+    from dekr_tf.video import CODECS, VideoReader, is_camera, write_video
+    from dekr_tf.visualization.drawing import draw_poses
+
+    if len(arguments.images) > 1:
+        raise InputError(f"expected one video or camera alone. Received: {' '.join(arguments.images)}")
+    if arguments.frames is not None and arguments.frames < 1:
+        raise InputError(f"--frames: expected a positive number. Received: {arguments.frames}")
+    (source,) = arguments.images
+    output, draw, camera = arguments.output, arguments.draw, is_camera(source)
+    if draw and (draw.is_dir() or not draw.suffix):
+        draw /= f"{Path(source).stem.replace(':', '_')}.mp4"
+    for option, path, suffixes in (("--output", output, (".json", ".csv")), ("--draw", draw, tuple(CODECS))):
+        if path and path.suffix.lower() not in suffixes:
+            raise InputError(f"{option} of a video: expected a file name in {' or '.join(suffixes)}. Received: {path}")
+        if path and path.resolve() == Path(source).resolve():
+            raise InputError(f"{option}: expected another file than the video. Received: {path}")
+
+    with contextlib.ExitStack() as stack:
+        video = stack.enter_context(VideoReader(source))
+        # Opened before the work, so that a folder that cannot be written to is found first.
+        text = stack.enter_context(_open_text(output)) if output else None
+        add_drawing = stack.enter_context(write_video(draw, video.size, video.frame_rate)) if draw else None
+        detector = open_detector()
+        schema = detector.sidecar.schema
+        tracker = PoseTracker(schema.oks_sigmas) if arguments.track else None
+        add_poses = stack.enter_context(_FORMATS[output.suffix.lower()](text, video, schema)) if text else None
+        stopped = stack.enter_context(_interrupt_ends()) if camera else threading.Event()
+        total = min((count for count in (arguments.frames, video.frame_count) if count), default=None)
+        progress = stack.enter_context(tqdm(total=total, unit="frame", disable=not sys.stderr.isatty()))
+        count, drawn, start = 0, 0, None
+        for seconds, frame in video:
+            try:
+                poses = detector(frame)
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from error
+            track_ids = None
+            if tracker:
+                followed = poses.scores >= arguments.min_score
+                track_ids = np.zeros(len(poses), int)
+                track_ids[followed] = tracker.update(poses[followed])
+            if add_poses:
+                add_poses(count, seconds, poses, track_ids)
+            if add_drawing:
+                drawing = draw_poses(frame, poses, schema, min_score=arguments.min_score, track_ids=track_ids)
+                # As often as makes the video of a camera as fast as life.
+                due = 1 + int(seconds * video.frame_rate) if camera else drawn + 1
+                while drawn < due:
+                    add_drawing(drawing)
+                    drawn += 1
+            if not text and not draw:
+                tqdm.write(summary(poses, f"{source} frame {count}", arguments.min_score))
+            count += 1
+            progress.update()
+            # The first frame takes longer, as the network's graph is made for it.
+            start = start or time.perf_counter()
+            if stopped.is_set() or count == arguments.frames:
+                break
+        seconds = time.perf_counter() - start
+    if video.ended_early:
+        expected = f" of {video.frame_count}" if video.frame_count else ""
+        print(f"dekr predict: warning: {source} ends early, after {count}{expected} frames", file=sys.stderr)
+    rate = f", {(count - 1) / seconds:.1f} frames/s" if count > 1 else ""
+    people = f", people followed: {tracker.people}" if tracker else ""
+    print(f"{source}: {count} frame{'s' if count > 1 else ''}{rate}{people}")
+
+
+@contextlib.contextmanager
+def _open_text(path: Path) -> Iterator:
+    from dekr_tf.files import atomic_output
+
+    with atomic_output(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _interrupt_ends() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event in place of ending the program, once: what a camera saw until then is to be kept."""
+    stopped = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number, frame):
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
+    """A JSON mapping, of which every frame is written when it is there."""
+    from dekr_tf.coco_format import poses_to_results
+
+    head = {
+        "source": video.source,
+        "width": video.size[1],
+        "height": video.size[0],
+        "frame_rate": video.frame_rate,
+        "keypoints": schema.names,
+    }
+    file.write(json.dumps(head)[:-1] + ', "frames": [')
+    comma = "\n"
+
+    def add(number, seconds, poses, track_ids):
+        nonlocal comma
+        people = poses_to_results(poses, {})
+        if track_ids is not None:
+            people = [{"track_id": _known(track), **person} for person, track in zip(people, track_ids, strict=True)]
+        file.write(comma + json.dumps({"frame": number, "time": round(seconds, 3), "poses": people}))
+        comma = ",\n"
+
+    yield add
+    file.write("\n]}\n")
+
+
+@contextlib.contextmanager
+def _csv_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
+    """A table with a row for each person in each frame."""
+    from dekr_tf.coco_format import poses_to_results
+
+    writer = csv.writer(file, lineterminator="\n")
+    columns = [f"{name}_{value}" for name in schema.names for value in ("x", "y", "score")]
+    writer.writerow(["frame", "time", "track_id", "score", *columns])
+
+    def add(number, seconds, poses, track_ids):
+        for index, person in enumerate(poses_to_results(poses, {})):
+            track = None if track_ids is None else _known(track_ids[index])
+            writer.writerow([number, round(seconds, 3), track, person["score"], *person["keypoints"]])
+
+    yield add
+
+
+def _known(track_id: int) -> int | None:
+    return int(track_id) or None
+
+
+_FORMATS = {".json": _json_frames, ".csv": _csv_frames}

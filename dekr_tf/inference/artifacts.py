@@ -1,0 +1,185 @@
+"""Engines that run exported models without Keras: LiteRT, ONNX Runtime, TensorFlow's SavedModel."""
+
+import importlib
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dekr_tf.errors import InputError
+from dekr_tf.inference.sparse_head import SparseOffsetMap
+
+#: Name of the offset head's weights (`models.pose_model.fold_offset_head`) that go with a model that ends at the maps:
+#: inside a folder or a file that carries them.
+HEAD_MEMBER = "offset_head.npz"
+
+#: Packages with LiteRT's `interpreter` module. The second is the retired one, all there is for 32-bit Raspberry Pi.
+LITERT = "ai_edge_litert", "tflite_runtime"
+
+#: What a SavedModel's signature for arrays is called, by its input type.
+SAVED_MODEL_SIGNATURES = {"float32": "serving_default", "uint8": "uint8"}
+
+
+class LiteRTEngine:
+    """Runs a `.tflite` file on the CPU, image by image.
+
+    Args:
+        path: of the file. It has a signature for each size of its input.
+        outputs: names of what to return, in this order.
+        threads: by default the machine's cores.
+
+    Raises:
+        InputError: the file is damaged, or has other outputs; or no LiteRT is installed.
+    """
+
+    def __init__(self, path: Path, outputs: Sequence[str], threads: int | None = None):
+        try:
+            self._interpreter = _litert().Interpreter(str(path), num_threads=threads or os.cpu_count())
+            signatures = self._interpreter.get_signature_list()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"{path} is no TFLite model that can be run, or it is damaged: {_line(error)}") from error
+        self._path = path
+        self._outputs = outputs
+        self._signatures = list(signatures)
+        for name, signature in signatures.items():
+            if signature["inputs"] != ["image"]:
+                raise InputError(f"{path}: expected an input image. Received: {signature['inputs']} of {name}")
+            _check_outputs(path, outputs, signature["outputs"])
+        self._runners = {}
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        runner = self._runner(images.shape[1:3])
+        values = [runner(image=image[None]) for image in images]
+        return tuple(np.concatenate([each[name] for each in values]) for name in self._outputs)
+
+    def _runner(self, size):
+        if size not in self._runners:
+            name = self._signatures[0] if len(self._signatures) == 1 else "{}x{}".format(*size)
+            try:
+                runner = self._interpreter.get_signature_runner(name)
+            except (ValueError, RuntimeError) as error:
+                raise InputError(f"{self._path} cannot be run: {_line(error)}") from error
+            self._runners[size] = runner
+        return self._runners[size]
+
+
+class OnnxEngine:
+    """Runs an `.onnx` file with ONNX Runtime on the CPU; arguments and errors as for `LiteRTEngine`."""
+
+    def __init__(self, path: Path, outputs: Sequence[str], threads: int | None = None):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count()
+        # Errors only: it warns of an attribute of every nearest enlarging that tf2onnx writes.
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no base class of their own.
+            raise InputError(f"{path} is no ONNX model that can be run, or it is damaged: {_line(error)}") from error
+        inputs = [each.name for each in self._session.get_inputs()]
+        if inputs != ["image"]:
+            raise InputError(f"{path}: expected an input image. Received: {inputs}")
+        _check_outputs(path, outputs, [each.name for each in self._session.get_outputs()])
+        self._outputs = list(outputs)
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(self._session.run(self._outputs, {"image": images}))
+
+
+class SavedModelEngine:
+    """Runs a SavedModel with TensorFlow.
+
+    Args:
+        path: of the folder.
+        outputs: names of what to return, in this order.
+        input_type: of the images, `float32` or `uint8`.
+
+    Raises:
+        InputError: the folder is no SavedModel, is damaged, or has other outputs.
+    """
+
+    def __init__(self, path: Path, outputs: Sequence[str], input_type: str):
+        import tensorflow as tf
+
+        try:
+            # Kept, since the variables live as long as it does.
+            self._model = tf.saved_model.load(str(path))
+        except Exception as error:  # Damage shows in every kind of error that TensorFlow has.
+            raise InputError(f"{path} is no SavedModel, or it is damaged: {_line(error)}") from error
+        name = SAVED_MODEL_SIGNATURES[input_type]
+        self._function = self._model.signatures.get(name)
+        if self._function is None:
+            raise InputError(f"{path}: expected a signature {name}. Received: {list(self._model.signatures)}")
+        _check_outputs(path, outputs, self._function.structured_outputs)
+        self._outputs = outputs
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        import tensorflow as tf
+
+        values = self._function(image=tf.constant(images))
+        return tuple(values[name].numpy() for name in self._outputs)
+
+
+class SparseMaps:
+    """A network that ends at heatmap and features, with the offset head behind it in NumPy.
+
+    Args:
+        engine: gives `heatmap` (B, h, w, K + 1) and `features` (B, h, w, C).
+        weights: of `models.pose_model.fold_offset_head`.
+    """
+
+    def __init__(self, engine, weights: Mapping[str, np.ndarray]):
+        self._engine = engine
+        self._weights = weights
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, list[SparseOffsetMap]]:
+        heatmaps, features = self._engine(images)
+        return heatmaps, [SparseOffsetMap(each, self._weights) for each in features]
+
+
+def head_path(model: str | Path) -> Path:
+    """Where the offset head's weights of a model lie that ends at the maps: in a folder, beside a file."""
+    return Path(model) / HEAD_MEMBER if Path(model).is_dir() else Path(f"{model}.{HEAD_MEMBER}")
+
+
+def read_head(model: str | Path) -> dict[str, np.ndarray]:
+    """The offset head's weights of a model that ends at the maps; inside the file where they do not lie beside it.
+
+    Raises:
+        InputError: they are missing or damaged.
+    """
+    path = head_path(model)
+    try:
+        if path.exists():
+            with np.load(path) as arrays:
+                return dict(arrays)
+        with zipfile.ZipFile(model) as archive, archive.open(HEAD_MEMBER) as file, np.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{model}: expected the weights of its offset head in {path}. {_line(error)}") from error
+
+
+def _litert():
+    for package in LITERT:
+        try:
+            with warnings.catch_warnings():
+                # The retired package warns of what it imports itself.
+                warnings.simplefilter("ignore")
+                return importlib.import_module(f"{package}.interpreter")
+        except ModuleNotFoundError as error:
+            if error.name.partition(".")[0] != package:
+                raise
+    raise InputError(f"running a .tflite file needs one of the packages {', '.join(LITERT)}. Received: none installed")
+
+
+def _check_outputs(path, expected, received):
+    if not set(expected) <= set(received):
+        raise InputError(f"{path}: expected the outputs {', '.join(expected)}. Received: {', '.join(received)}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,88 @@
+"""Who is who from one frame of a video to the next, by how well their poses fit each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dekr_tf.errors import InputError
+from dekr_tf.evaluation.oks import keypoint_similarity
+from dekr_tf.poses import Poses
+
+#: OKS falloffs say how far people who label a photo differ. From frame to frame, a person moves further than that.
+MOTION = 3.0
+
+
+@dataclass
+class _Track:
+    number: int
+    keypoints: np.ndarray
+    missed: int = 0
+
+
+class PoseTracker:
+    """Gives the people of one frame after another numbers that stay with them.
+
+    Each pose is compared with the last pose of everyone known, by object keypoint similarity over all keypoints with
+    `MOTION` times the falloffs; the pairs are joined from the best down. Half of the square with the diagonal of the
+    known pose's box counts as the person's area: unlike the box's own area it does not vanish for people who stand
+    upright. Nobody's motion is foreseen: who moves between two frames by more than about a quarter of their own height
+    gets a new number.
+
+    Args:
+        oks_sigmas: K falloffs of the skeleton, K >= 2.
+        threshold: least similarity of two poses of one person, 0 to 1.
+        max_missed: someone who is not found in this many frames in a row, or fewer, keeps the number.
+
+    Raises:
+        InputError: the skeleton has a single keypoint, so that poses have no size.
+    """
+
+    def __init__(self, oks_sigmas: Sequence[float], *, threshold: float = 0.3, max_missed: int = 15):
+        if len(oks_sigmas) < 2:
+            raise InputError(f"tracking: expected a skeleton of two keypoints or more. Received: {len(oks_sigmas)}")
+        self.falloffs = MOTION * np.asarray(oks_sigmas)
+        self.threshold = threshold
+        self.max_missed = max_missed
+        self._tracks: list[_Track] = []
+        #: How many people have been seen, which is the highest number given.
+        self.people = 0
+
+    def update(self, poses: Poses) -> np.ndarray:
+        """Numbers the people of the next frame.
+
+        Args:
+            poses: N people, in pixels of the frame.
+
+        Returns:
+            (N,) int: from 1, in the order of the poses. It does not depend on that order who gets which number.
+        """
+        keypoints = poses.keypoints[..., :2].astype(np.float64)
+        # New people are numbered best first, whatever order the poses are in.
+        order = np.lexsort((*keypoints.reshape(len(poses), 2 * len(self.falloffs)).T, -poses.scores))
+        numbers = np.zeros(len(poses), int)
+        for track in self._tracks:
+            track.missed += 1
+        for track, pose in self._pairs(keypoints[order]):
+            track.keypoints, track.missed = keypoints[order[pose]], 0
+            numbers[order[pose]] = track.number
+        self._tracks = [track for track in self._tracks if track.missed <= self.max_missed]
+        for pose in order[numbers[order] == 0]:
+            self.people += 1
+            self._tracks.append(_Track(self.people, keypoints[pose]))
+            numbers[pose] = self.people
+        return numbers
+
+    def _pairs(self, keypoints: np.ndarray) -> list[tuple[_Track, int]]:
+        """Everyone known with the pose, of (N, K, 2), that is taken for theirs; nobody and no pose twice."""
+        if not self._tracks or not len(keypoints):
+            return []
+        known = np.stack([track.keypoints for track in self._tracks])
+        areas = np.square(np.ptp(known, axis=1)).sum(axis=-1) / 4
+        similarity = keypoint_similarity(keypoints[:, None] - known, areas, self.falloffs).mean(axis=-1)
+        pairs = []
+        while similarity.max() >= self.threshold:
+            pose, track = np.unravel_index(similarity.argmax(), similarity.shape)
+            pairs.append((self._tracks[track], int(pose)))
+            similarity[pose], similarity[:, track] = -1, -1
+        return pairs

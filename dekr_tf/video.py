@@ -1,0 +1,167 @@
+"""Reading video files and cameras frame by frame, and writing video files."""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dekr_tf.errors import InputError
+from dekr_tf.files import atomic_output
+
+#: Files that count as videos, by suffix in lower case.
+SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
+#: Codec of the videos that are written, by suffix: what OpenCV itself can make everywhere.
+CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+#: Frames a second, where a source does not say.
+DEFAULT_RATE = 25.0
+
+_CAMERA = re.compile(r"camera:(\d{1,4})")
+
+# A broken file is reported by InputError; what OpenCV and FFmpeg print of it would be noise.
+# The setting moved between OpenCV 4 and 5. FFmpeg's is read when the first video is opened; -8 is silence.
+(cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging).setLogLevel(0)
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def is_video(source: str | os.PathLike) -> bool:
+    """Whether a source is a camera, `camera:0`, or has the suffix of a video file."""
+    return is_camera(source) or Path(source).suffix.lower() in SUFFIXES
+
+
+def is_camera(source: str | os.PathLike) -> bool:
+    """Whether a source is a camera, `camera:0` and so on."""
+    return bool(_CAMERA.fullmatch(os.fspath(source)))
+
+
+class VideoReader:
+    """Reads a video file or a camera; a context manager, to be iterated over once.
+
+    Args:
+        source: path of a file, or `camera:0` for the first camera.
+
+    Attributes:
+        size: (height, width) of the frames, which are turned upright as the file says.
+        frame_rate: frames a second that the source says; 25 where it says nothing.
+        frame_count: frames that the file says, more or less; None of a camera, or where it says nothing.
+        ended_early: after the last frame: a camera gave no more, or frames are missing by what the file says.
+
+    Raises:
+        InputError: there is no such file or camera, the file is no video, or there is no frame in it.
+    """
+
+    def __init__(self, source: str | os.PathLike):
+        self.source = os.fspath(source)
+        camera = _CAMERA.fullmatch(self.source)
+        if not camera and not Path(self.source).is_file():
+            raise InputError(f"expected a video file. Received: {source}, which is not there")
+        # Of files, no other reader than FFmpeg: some print to standard error.
+        self._capture = cv2.VideoCapture(int(camera[1])) if camera else cv2.VideoCapture(self.source, cv2.CAP_FFMPEG)
+        if not self._capture.isOpened():
+            if camera:
+                raise InputError(f"expected a camera that can be opened, camera:0 is the first. Received: {source}")
+            raise InputError(f"expected a video file. Received: {source}, which cannot be read as a video")
+        if camera:
+            # A frame that waited while others were looked at would be an old one.
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_RATE
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frame_count = int(count) if count > 0 and not camera else None
+        self._start = time.monotonic() if camera else None
+        self._next = self._read()
+        if self._next is None:
+            self._capture.release()
+            raise InputError(f"video {source}: expected at least one frame. Received: none")
+        self.size = self._next[1].shape[:2]
+        self.ended_early = False
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *_):
+        self._capture.release()
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        """The frames until the source ends.
+
+        Yields:
+            Seconds since the start of the file, or since the camera was opened; and the frame, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: the size of the frames changes.
+        """
+        count = 0
+        while self._next is not None:
+            seconds, frame = self._next
+            count += 1
+            height, width = frame.shape[:2]
+            if (height, width) != self.size:
+                raise InputError(
+                    f"video {self.source}: expected frames of {self.size[1]}x{self.size[0]}. Received: {width}x{height}"
+                )
+            yield seconds, frame
+            self._next = self._read()
+        # By time, as some files hold fewer frames, each for longer, than their rate and duration make. One is rounding.
+        interval = seconds / (count - 1) if count > 1 else 1 / self.frame_rate
+        duration = (self.frame_count or 0) / self.frame_rate
+        self.ended_early = self._start is not None or duration - seconds > 2.5 * interval
+
+    def _read(self) -> tuple[float, np.ndarray] | None:
+        read, frame = self._capture.read()
+        if not read:
+            return None
+        file_time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        seconds = file_time if self._start is None else time.monotonic() - self._start
+        return seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+@contextlib.contextmanager
+def write_video(
+    path: str | os.PathLike, size: tuple[int, int], frame_rate: float
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes a video file, which appears under its name when the block ends without an exception.
+
+    Args:
+        path: of the file: .mp4 (MPEG-4) or .avi (Motion JPEG, larger).
+        size: (height, width) of the frames. Of an odd side, the last row or column may be left out.
+        frame_rate: frames a second, > 0.
+
+    Yields:
+        A function that adds a frame, (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in CODECS:
+        raise InputError(f"expected {' or '.join(CODECS)} as suffix of a video to write. Received: {path}")
+    with atomic_output(path) as temporary:
+        codec = cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
+        writer = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, codec, frame_rate, size[::-1])
+        if not writer.isOpened():
+            raise InputError(
+                f"cannot write {path}: expected frames that OpenCV can encode. "
+                f"Received: {size[1]}x{size[0]} at {frame_rate:g} a second"
+            )
+        written = 0
+
+        def write(frame):
+            nonlocal written
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            written += 1
+
+        try:
+            yield write
+        finally:
+            writer.release()
+        # The writer says nothing when the disk is full.
+        capture = cv2.VideoCapture(str(temporary), cv2.CAP_FFMPEG)
+        readable = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
+        capture.release()
+        if readable < written:
+            raise InputError(f"cannot write {path}: only a part of it could be written; is the disk full?")

@@ -1,0 +1,158 @@
+"""`dekr visualize` with real, tiny networks: what it draws, and what it says of bad input."""
+
+import cv2
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dekr_tf.cli import main as command_line
+from dekr_tf.cli.visualize_command import look
+from dekr_tf.config import Config
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.models import build_dekr, save_model
+from dekr_tf.sidecar import Sidecar
+
+HANDS = {"name": "hands", "names": ["head", "left_hand", "right_hand"], "flip_pairs": [["left_hand", "right_hand"]]}
+TINY = {"width": 2, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1}
+IDENTITY = (1, 0, 0, 1, 0, 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def uncompiled():
+    """Runs the layers as they are written: compiling them takes seconds for every size."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with two models that find two people in whatever they see.
+
+    The taps of `adaptive.keras` lie on regular grids, moved by the keypoint's index to the right.
+    """
+    folder = tmp_path_factory.mktemp("models")
+    keras.utils.set_random_seed(0)
+    for block in ("adaptive", "plain"):
+        config = Config(
+            keypoints=HANDS,
+            input_size=64,
+            model={**TINY, "offset_head": {"block": block}},
+            decoder={"max_people": 2, "nms_distance": 1e-6},
+        )
+        model = build_dekr(config.model, config.schema)
+        model.get_layer("heatmap").bias.assign([0.5, 0.5, 0.5, 0.5])
+        if block == "adaptive":
+            offsets = np.array([(*IDENTITY[:5], shift) for shift in range(3)], np.float32)
+            model.get_layer("offset_g1_block1_conv").offset_bias.assign(offsets)
+        save_model(model, folder / f"{block}.keras", Sidecar.from_config(config))
+    return folder
+
+
+@pytest.fixture
+def visualize(tmp_path, models, monkeypatch, capsys):
+    """Runs `dekr visualize` in a folder with a grey photo; returns exit code, output and errors."""
+    monkeypatch.setattr(command_line, "VERBS", ("visualize",))
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.png", np.full((96, 128, 3), 120, np.uint8))
+
+    def run(*arguments, model="adaptive.keras"):
+        code = command_line.main(["visualize", *arguments, "--model", str(models / model)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def draw(visualize, *arguments):
+    code, output, errors = visualize(*arguments, "--output", "drawn", "--min-score", "0.01")
+    assert (code, errors) == (0, "")
+    assert output == "drawn/photo.png: 2 people\n"
+    return cv2.imread("drawn/photo.png")[..., ::-1]
+
+
+def test_activation(visualize):
+    drawing = draw(visualize, "activation", "photo.png", "--keypoint", "right_hand")
+    assert drawing.shape == (96, 128, 3)
+    assert (drawing != 60).any()
+    other = draw(visualize, "activation", "photo.png", "--keypoint", "head")
+    assert (drawing != other).any()
+
+
+def test_saliency(visualize):
+    drawing = draw(visualize, "saliency", "photo.png", "--keypoint", "head", "--input-size", "128")
+    assert drawing.shape == (96, 128, 3)
+    # The colours of the heat, brighter than the photo in dark grey.
+    assert ((drawing.max(axis=-1) > 100) & (np.ptp(drawing, axis=-1) > 50)).any()
+
+
+def test_heatmap(visualize):
+    drawing = draw(visualize, "heatmap", "photo.png")
+    assert drawing.shape == (96, 256, 3)
+    one = draw(visualize, "heatmap", "photo.png", "--keypoint", "head")
+    # Green alone, halfway from the darkened photo.
+    assert (one[40, 60] > 60).all() and one[40, 60].argmax() == 1
+    assert (one[:, :128] != drawing[:, :128]).any()
+    assert (one[:, 128:] == drawing[:, 128:]).all()
+
+
+def test_people_are_where_the_network_sees_them():
+    def two_people(images):
+        """Of pose score 0.4 and 0.04; each keypoint lies 2 cells further right than the one before it."""
+        batch, height, width, _ = images.shape
+        heatmap = np.full((batch, height // 4, width // 4, 4), 0.5, np.float32)
+        heatmap[..., -1] = 0
+        heatmap[:, 4, 8, -1], heatmap[:, 10, 4, -1] = 0.8, 0.08
+        offset = np.zeros((batch, height // 4, width // 4, 6), np.float32)
+        offset[..., 2], offset[..., 4] = -2, -4
+        return heatmap, offset
+
+    sidecar = Sidecar.from_config(Config(keypoints=HANDS, input_size=64))
+    photo = np.zeros((128, 200, 3), np.uint8)
+    detector = PoseDetector(two_people, sidecar, dense=True)
+    assert look(photo, detector, 0.0).rows.tolist() == [4, 10]
+    view = look(photo, detector, 0.1)
+    assert (view.rows.tolist(), view.columns.tolist()) == ([4], [8])
+    # 200x128 is made 100x64, in the middle of 128x64: two pixels of the photo for one of the input.
+    assert view.pixels.shape == (64, 128, 3)
+    np.testing.assert_allclose(view.centers, [[(32 - 64) * 2 + 100, 32]])
+    np.testing.assert_allclose(view.keypoints, [[[36, 32], [52, 32], [68, 32]]])
+    one = np.zeros((2, 16, 32), np.float32)
+    one[1, 4, 8] = 1
+    warped = view.warped(one, 4)
+    assert warped.shape == (2, 128, 200)
+    assert np.argwhere(warped == 1).tolist() == [[1, 32, 36]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "named"),
+    [
+        (
+            ["activation", "photo.png", "--keypoint", "tail"],
+            "adaptive.keras",
+            "head, left_hand, right_hand. Received: tail",
+        ),
+        (
+            ["activation", "photo.png", "--keypoint", "head"],
+            "plain.keras",
+            "photo.png: expected an offset head of adaptive",
+        ),
+        (["saliency", "none.png", "--keypoint", "head"], "adaptive.keras", "none.png"),
+        (["heatmap", "photo.png"], "none.keras", "no such model: "),
+        (["heatmap", "photo.png"], "model.tflite", "ends in .keras or .weights.h5"),
+        (["heatmap", "photo.png", "--input-size", "0"], "adaptive.keras", "Received: 0"),
+        (["heatmap", "long.png"], "adaptive.keras", "long.png: image too elongated"),
+    ],
+)
+def test_bad_input_is_one_line(visualize, tmp_path, arguments, model, named):
+    cv2.imwrite("long.png", np.zeros((1, 20_000, 3), np.uint8))
+    code, output, errors = visualize(*arguments, "--output", "drawn", model=model)
+    assert (code, output) == (2, "")
+    assert errors.startswith("dekr visualize: error: ") and errors.count("\n") == 1
+    assert named in errors
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_pictures_do_not_replace_the_photos(visualize):
+    code, _, errors = visualize("heatmap", "photo.png", "--output", ".")
+    assert code == 2 and "does not hold the photos" in errors
