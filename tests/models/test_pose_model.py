@@ -42,8 +42,10 @@ def build(**settings):
         if hasattr(layer, "moving_mean"):
             for variable in (layer.moving_mean, layer.beta):
                 variable.assign(np.random.normal(0, 0.1, variable.shape))
+            for variable in (layer.moving_variance, layer.gamma):
+                variable.assign(np.random.uniform(0.9, 1.1, variable.shape))
         if layer.name.endswith("_final"):
-            layer.kernel.assign(np.random.normal(0, 0.3, layer.kernel.shape))
+            layer.kernel.assign(np.random.normal(0, 0.1, layer.kernel.shape))
     heatmap = model.get_layer("heatmap")
     heatmap.kernel.assign(np.random.normal(0, 0.1, heatmap.kernel.shape))
     heatmap.bias.assign(np.full(heatmap.bias.shape, 0.3))
@@ -82,9 +84,13 @@ def check(poses, expected):
     for name, *arrays in zip(POSES, *expected, strict=True):
         found = np.asarray(poses[name])
         assert found.dtype == np.float32
-        for image, values in zip(found, arrays, strict=True):
+        for image, values, (keypoints, *_) in zip(found, arrays, expected, strict=True):
+            clear = np.ones(values.shape, bool)
+            if name == "keypoint_scores":
+                # Heat is read at the pixel below: where that is a matter of rounding, the score may be the next one's.
+                clear = np.abs(keypoints - np.round(keypoints)).min(axis=-1) > COORDINATES
             tolerance = COORDINATES if name == "keypoints" else SCORES
-            np.testing.assert_allclose(image[: len(values)], values, rtol=0, atol=tolerance)
+            np.testing.assert_allclose(image[: len(values)][clear], values[clear], rtol=0, atol=tolerance)
             assert not image[len(values) :].any()
     return [len(scores) for *_, scores in expected]
 
