@@ -1,5 +1,7 @@
 """What is exported is opened as a user opens it, and finds what the Keras model finds."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -164,6 +166,20 @@ def operators(path):
 def test_batch_normalisation_is_folded(export):
     counts = operators(export("tflite", graph="maps", input_sizes=((64, 64),)))
     assert not {"VAR_HANDLE", "READ_VARIABLE", "RSQRT", "MUL", "SUB"} & set(counts)
+
+
+def test_maps_run_in_one_piece_on_the_delegate(export):
+    """No operator is left for LiteRT's own kernels, and TensorFlow's rules find none that a GPU would not take."""
+    path = export("tflite", graph="maps", input_sizes=((64, 64),))
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    operators = interpreter._get_ops_details()
+    (delegate,) = [each for each in operators if each["op_name"] == "DELEGATE"]
+    assert {each["index"] for each in interpreter.get_output_details()} <= set(delegate["outputs"])
+    report = io.StringIO()
+    with contextlib.redirect_stdout(report):
+        tf.lite.experimental.Analyzer.analyze(model_content=path.read_bytes(), gpu_compatibility=True)
+    assert "GPU COMPATIBILITY WARNING" not in report.getvalue()
 
 
 def test_sizes_share_their_weights(export):
