@@ -17,7 +17,6 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from dekr_tf.inference.benchmark import time_stages
 
 from converters.export import export_model, keras_detector
 from converters.verify import compare
@@ -25,6 +24,7 @@ from dekr_tf.cli.arguments import image_size
 from dekr_tf.coco_format import read_labels
 from dekr_tf.evaluation.evaluator import evaluate_detector
 from dekr_tf.images import find_images, open_images, read_image
+from dekr_tf.inference.benchmark import time_stages
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.models import load_model
 from dekr_tf.sidecar import Artifact
