@@ -63,9 +63,9 @@ class DecoderConfig(Settings):
     multi_scale_nms_distance: Positive = 0.15
     #: In the multi-scale test, center scores of other scales are brought to the highest of scale 1 times this.
     multi_scale_damping: Annotated[float, Field(gt=0, le=1)] = 0.9
-    #: Matching near the map's border: `cut`: to what is inside; `reference`: as the reference does, which takes rows
-    #: for columns there and may move a keypoint anywhere.
-    match_border: Literal["cut", "reference"] = "cut"
+    #: Matching near the map's border: `reference`: as the reference does, which takes rows for columns there and may
+    #: move a keypoint by many pixels; `cut`: a fit to what is inside.
+    match_border: Literal["reference", "cut"] = "reference"
 
 
 class AugmentationConfig(Settings):

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from dekr_tf.inference.multi_scale import (
     scaled_size,
 )
 from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
-from dekr_tf.inference.runtimes import MapRuntime, Runtime, open_runtime
+from dekr_tf.inference.runtimes import MapDecoder, MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
 
@@ -33,6 +33,18 @@ if TYPE_CHECKING:
 
 #: The network's input may always hold this many pixels, and four squares of the short side where that is more.
 NETWORK_PIXELS = 2**20
+
+
+class Frame(NamedTuple):
+    """How a photo lies in the network's input at scale 1.
+
+    Attributes:
+        size: (height, width) of that input.
+        transform: (2, 3) from the photo to it.
+    """
+
+    size: tuple[int, int]
+    transform: np.ndarray
 
 
 class PoseDetector:
@@ -111,6 +123,7 @@ class PoseDetector:
         if nms_threshold is None:
             nms_threshold = decoder.nms_distance if len(self.scales) == 1 else decoder.multi_scale_nms_distance
         self.decoder = decoder.model_copy(update={"nms_distance": nms_threshold})
+        self._normalized = _normalization_table(self.sidecar)
         self.rescoring_net = None if rescore is None else open_rescoring_net(rescore, self.sidecar.schema)
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Poses:
@@ -140,91 +153,94 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        photos = [_read_photo(image) for image in images]
-        frames = [self._frame(photo.shape[:2]) for photo in photos]
+        inputs, frames = zip(*map(self.network_inputs, images), strict=True) if images else ((), ())
         groups: dict[tuple[int, int], list[int]] = {}
-        for index, (size, _) in enumerate(frames):
-            groups.setdefault(size, []).append(index)
+        for index, frame in enumerate(frames):
+            groups.setdefault(frame.size, []).append(index)
         found: dict[int, Poses] = {}
-        for size, group in groups.items():
-            poses = self._run_network([(photos[index], frames[index][1]) for index in group], size)
+        for group in groups.values():
+            by_scale = [np.stack(each) for each in zip(*(inputs[index] for index in group), strict=True)]
+            poses = self.decode(self.run_network(by_scale), [frames[index] for index in group])
             found.update(zip(group, poses, strict=True))
-        poses = [_to_photo(found[index], transform) for index, (_, transform) in enumerate(frames)]
-        return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
+        return [found[index] for index in range(len(inputs))]
 
-    def network_input(self, image: np.ndarray | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-        """What the network takes of a photo, at scale 1.
+    def network_inputs(self, image: np.ndarray | str | os.PathLike) -> tuple[list[np.ndarray], Frame]:
+        """The first of three steps: what the network takes of a photo.
 
         Args:
             image: as for a call.
 
         Returns:
-            (h, w, 3), float32 normalised or, where the model takes that, uint8; and the transform (2, 3) to it.
+            For each scale (h, w, 3), float32 normalised or, where the model takes that, uint8; and the frame.
 
         Raises:
             InputError: as for a call.
         """
-        photo = _read_photo(image)
-        size, transform = self._frame(photo.shape[:2])
-        return self._resize(photo, transform, size), transform
-
-    def _frame(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray]:
-        """(height, width) of the network's input for a photo at scale 1, and the transform (2, 3) into it."""
+        if isinstance(image, str | os.PathLike):
+            image = read_image(image, exif_orientation=True)
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+            raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
         if self.fixed_sizes:
-            return best_fit(image_size, self.fixed_sizes)
-        size = bounded_network_size(image_size, self.input_size)
-        return size, geometry.resize_transform(image_size, size)
+            frame = Frame(*best_fit(image.shape[:2], self.fixed_sizes))
+        else:
+            size = bounded_network_size(image.shape[:2], self.input_size)
+            frame = Frame(size, geometry.resize_transform(image.shape[:2], size))
+        return [self._resize(image, frame, scale) for scale in self.scales], frame
 
-    def _resize(self, image: np.ndarray, transform: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """What the network takes of a photo, (h, w, 3) of this size, with the transform into it."""
+    def _resize(self, image: np.ndarray, frame: Frame, scale: float) -> np.ndarray:
+        height, width = scaled_size(frame.size, scale)
         try:
-            resized = cv2.warpAffine(image, transform, (size[1], size[0]), flags=cv2.INTER_LINEAR)
+            resized = cv2.warpAffine(image, scale * frame.transform, (width, height), flags=cv2.INTER_LINEAR)
         except cv2.error as error:
             # OpenCV 4 takes no side of 32767 pixels or more.
             raise InputError(f"cannot resize an image of {image.shape[1]}x{image.shape[0]}: {error.err}") from error
-        return self._normalize(resized)
+        # A lookup takes a fifth of the time of the arithmetic, with the same bits.
+        return resized if self._normalized is None else cv2.LUT(resized, self._normalized)
 
-    def _run_network(self, photos: Sequence[tuple[np.ndarray, np.ndarray]], size: tuple[int, int]) -> list[Poses]:
-        """The people in photos (H, W, 3), in pixels of the network's input at scale 1.
+    def run_network(self, inputs: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """The second step: what the network gives, for `decode`.
 
         Args:
-            photos: each with the transform (2, 3) into that input.
-            size: of that input, the same for all.
+            inputs: for each scale (B, h, w, 3) of `network_inputs`.
         """
-        views: list[list[View]] = [[] for _ in photos]
-        for scale in self.scales:
-            scaled = scaled_size(size, scale)
-            inputs = [self._resize(photo, scale * transform, scaled) for photo, transform in photos]
-            for own, *arrays in zip(views, *self.runtime(np.stack(inputs)), strict=True):
-                own.append(View(scale, *arrays))
-        return [self._decode(own, size) for own in views]
+        run = self.runtime.maps_of if isinstance(self.runtime, MapDecoder) else self.runtime
+        return [run(images) for images in inputs]
 
-    def _decode(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
-        """The people in one photo, of what was found at each scale."""
+    def decode(self, outputs: Sequence[tuple[np.ndarray, ...]], frames: Sequence[Frame]) -> list[Poses]:
+        """The last step, in NumPy: finds the people in what the network gave.
+
+        Args:
+            outputs: of `run_network`, for B images.
+            frames: of these, all of one size.
+
+        Returns:
+            Poses of each photo, in its pixels.
+        """
+        if isinstance(self.runtime, MapDecoder):
+            outputs = [self.runtime.candidates(*maps) for maps in outputs]
+        poses = []
+        for frame, *by_scale in zip(frames, *(zip(*arrays, strict=True) for arrays in outputs), strict=True):
+            views = [View(scale, *arrays) for scale, arrays in zip(self.scales, by_scale, strict=True)]
+            poses.append(_to_photo(self._select(views, frame.size), frame.transform))
+        return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
+
+    def _select(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
+        """The people in one photo, of what was found at each scale, in pixels of the network's input at scale 1."""
         poses = select_poses(*merge_views(views, size, self.decoder.multi_scale_damping), self.decoder)
         if not self.match:
             return poses
         heatmaps = mean_heatmaps(views, size)
         return match_keypoints(poses, heatmaps, max_peaks=self.decoder.max_people, border=self.decoder.match_border)
 
-    def _normalize(self, image: np.ndarray) -> np.ndarray:
-        if self.sidecar.artifact and self.sidecar.artifact.input_type == "uint8":
-            return image
-        mean, std = np.array(self.sidecar.mean, np.float32), np.array(self.sidecar.std, np.float32)
-        scale = 1 / (255 * std)
-        normalised = np.multiply(image, scale, dtype=np.float32)
-        normalised -= mean / std
-        return normalised
 
-
-def _read_photo(image: np.ndarray | str | os.PathLike) -> np.ndarray:
-    """(H, W, 3) uint8."""
-    if isinstance(image, str | os.PathLike):
-        image = read_image(image, exif_orientation=True)
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        raise InputError(f"expected an image (H, W, 3) of uint8 RGB. Received: {image.shape} of {image.dtype}")
-    return image
+def _normalization_table(sidecar: Sidecar) -> np.ndarray | None:
+    """(1, 256, 3) float32: what each 8-bit value of each channel becomes; None where the model does it itself."""
+    if sidecar.artifact and sidecar.artifact.input_type == "uint8":
+        return None
+    mean, std = np.array(sidecar.mean, np.float32), np.array(sidecar.std, np.float32)
+    values = np.arange(256, dtype=np.float32)[None, :, None]
+    return values * (1 / (255 * std)) - mean / std
 
 
 def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:

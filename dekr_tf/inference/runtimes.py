@@ -107,9 +107,20 @@ class MapDecoder:
         Raises:
             InputError: the maps do not fit the skeleton.
         """
+        return self.candidates(*self.maps_of(images))
+
+    def maps_of(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first half: heatmaps and offset maps of (B, H, W, 3), with flip test of 2 B images."""
+        return self.maps(np.concatenate([images, mirror_input(images)]) if self.flip else images)
+
+    def candidates(self, heatmaps: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The second half: what `Runtime` gives, from the maps.
+
+        Raises:
+            InputError: the maps do not fit the skeleton.
+        """
         schema, decoder = self.sidecar.schema, self.sidecar.decoder
-        count = len(images)
-        heatmaps, offsets = self.maps(np.concatenate([images, mirror_input(images)]) if self.flip else images)
+        count = len(heatmaps) // (1 + self.flip)
         if heatmaps.shape[-1] != len(schema) + 1 or offsets[0].shape[-1] != 2 * len(schema):
             raise InputError(
                 f"skeleton {schema.name}: expected {len(schema) + 1} heatmap and {2 * len(schema)} offset channels of "

@@ -1,5 +1,7 @@
 """What is exported is opened as a user opens it, and finds what the Keras model finds."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.inference.decoder import select_poses
 from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.inference.runtimes import POSES
 from dekr_tf.models import build_dekr
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path
@@ -139,8 +142,8 @@ def test_a_flip_test_where_the_graph_ends_at_the_maps(network, export):
 def test_the_size_in_which_a_photo_is_largest_is_taken(export):
     path = export("tflite", graph="poses", input_sizes=((64, 64), (96, 64)), input_type="uint8")
     detector = PoseDetector(path)
-    assert detector.network_input(np.zeros((300, 200, 3), np.uint8))[0].shape == (96, 64, 3)
-    assert detector.network_input(np.zeros((200, 300, 3), np.uint8))[0].shape == (64, 64, 3)
+    assert detector.network_inputs(np.zeros((300, 200, 3), np.uint8))[1].size == (96, 64)
+    assert detector.network_inputs(np.zeros((200, 300, 3), np.uint8))[1].size == (64, 64)
 
 
 def test_a_tflite_file_carries_its_settings(export, tmp_path):
@@ -163,6 +166,20 @@ def operators(path):
 def test_batch_normalisation_is_folded(export):
     counts = operators(export("tflite", graph="maps", input_sizes=((64, 64),)))
     assert not {"VAR_HANDLE", "READ_VARIABLE", "RSQRT", "MUL", "SUB"} & set(counts)
+
+
+def test_maps_run_in_one_piece_on_the_delegate(export):
+    """No operator is left for LiteRT's own kernels, and TensorFlow's rules find none that a GPU would not take."""
+    path = export("tflite", graph="maps", input_sizes=((64, 64),))
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    operators = interpreter._get_ops_details()
+    (delegate,) = [each for each in operators if each["op_name"] == "DELEGATE"]
+    assert {each["index"] for each in interpreter.get_output_details()} <= set(delegate["outputs"])
+    report = io.StringIO()
+    with contextlib.redirect_stdout(report):
+        tf.lite.experimental.Analyzer.analyze(model_content=path.read_bytes(), gpu_compatibility=True)
+    assert "GPU COMPATIBILITY WARNING" not in report.getvalue()
 
 
 def test_sizes_share_their_weights(export):
@@ -197,24 +214,18 @@ def test_precisions(export, any_difference, precision):
 
 
 def test_encoded_images_of_any_sizes(network, export):
-    """The second image fills its network input exactly, so nothing but the order of operations differs."""
+    """Images that are sampled at whole pixels, since the graph does not round to 1/32 of a pixel as OpenCV does."""
     path = export("saved_model", graph="poses")
-    encoded = tf.saved_model.load(str(path)).signatures["encoded"]
-    image = np.repeat(np.repeat(PHOTOS[0][:32, :64], 2, axis=0), 2, axis=1)
-    alone = encoded(image_bytes=tf.constant([tf.io.encode_png(image).numpy()]))
-    keypoints, scores, centers = (alone[name].numpy()[0] for name in ("keypoints", "keypoint_scores", "center_scores"))
-    poses = select_poses(keypoints, scores, centers, network[1].decoder)
-    expected = PoseDetector(path)(image)
-    np.testing.assert_allclose(poses.keypoints, expected.keypoints, atol=COORDINATES)
-
-    photos = [tf.io.encode_jpeg(PHOTOS[1]).numpy(), tf.io.encode_png(image).numpy()]
-    batch = encoded(image_bytes=tf.constant(photos))
-    assert batch["keypoints"].shape == (2, 30, 4, 2)
-    # The graph samples without OpenCV's rounding to 1/32 of a pixel.
-    photo = tf.io.decode_jpeg(photos[0]).numpy()
     detector = PoseDetector(path)
-    centers = detector.runtime(detector.network_input(photo)[0][None])[2][0]
-    np.testing.assert_allclose(batch["center_scores"][0], centers, atol=0.02)
+    images = [np.ascontiguousarray(PHOTOS[0][:64, :128]), np.ascontiguousarray(PHOTOS[1][:128])]
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    poses = tf.saved_model.load(str(path)).signatures["encoded"](image_bytes=tf.constant(files))
+    assert poses["keypoints"].shape == (2, 30, 4, 2)
+    for image, *candidates in zip(images, *(poses[name].numpy() for name in POSES), strict=True):
+        found = select_poses(*candidates, network[1].decoder)
+        expected = detector(image)
+        np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=COORDINATES)
+        assert len(found) > 3
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime was made for Python 3.11 and older")
