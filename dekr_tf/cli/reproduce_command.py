@@ -12,7 +12,8 @@ name as .keras (networks) and .npz (rescoring nets). A .keras file brings its ow
 runs too. Those of the ablation are not published; train them with the configs of their names.
 
 Rows whose files are all there are run; for the others, the missing files are listed, and where to get them. Accuracy is
-in percent; "-" stands for a figure that is not at hand, or of people who are not in the images.
+in percent; "-" stands for a figure that is not at hand, or of people who are not in the images. COCO's test-dev is not
+measured here, since its labels are kept back: `dekr evaluate --results-output` writes what its server takes.
 """
 
 import argparse
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this verb."""
-    parser.add_argument("table", choices=TABLES, metavar="TABLE", help=f"one of {', '.join(TABLES)}")
+    parser.add_argument("table", choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of the checkpoints and rescoring nets")
     for data in DATA_SETS.values():
         places = f"{data.annotations[0]} and {data.images[0]}"
