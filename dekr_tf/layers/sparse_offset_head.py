@@ -151,8 +151,7 @@ class SparseOffsetHead(keras.layers.Layer):
 
     def _convolve(self, corners, shares, kernel):
         """Nine taps, each of four corners (G, M, C) with shares (G, M), times kernel (G, 9 C, C): (G, M / 9, C)."""
-        # Corner by corner: numbers of four corners side by side make the whole head 1.3 times as slow in TensorFlow and
-        # in LiteRT, since interleaving them costs more than reading the features.
+        # Corner by corner: to put the numbers of four corners side by side costs more than reading the features.
         sampled = sum(corner * share[..., None] for corner, share in zip(corners, shares, strict=True))
         return ops.matmul(ops.reshape(sampled, (self.branches, -1, 9 * self.channels)), kernel)
 
