@@ -79,7 +79,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|")
         for name, detector, size, time in zip(names, detectors, sizes, times, strict=True):
             numbers = evaluate_detector(detector, labels, arguments.images)[0]
-            moved = compare(reference, detector, photos).pixels[0]
+            moved = compare([(reference(photo), detector(photo)) for photo in photos]).pixels[0]
             ratio = time / times[0]
             print(
                 f"| {' | '.join(name)} | {size / 1e6:.1f} | {ratio:.2f} | {numbers['AP']:.4f} | {numbers['AP50']:.4f} "

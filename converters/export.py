@@ -92,7 +92,13 @@ def export_model(
         write_sidecar(exported, temporary)
         if head is not None:
             head_path(temporary).write_bytes(head)
-        comparison = compare(expected, PoseDetector(temporary), photos)
+        actual = PoseDetector(temporary)
+        pairs = []
+        for size in artifact.input_sizes or [None]:
+            # Left to itself, a detector takes the size that suits a photo best; all of them are to be right.
+            expected.fixed_sizes = actual.fixed_sizes = (size,) if size else ()
+            pairs += [(expected(photo), actual(photo)) for photo in photos]
+        comparison = compare(pairs)
         tolerance = TOLERANCES[artifact.precision]
         if not comparison.people:
             raise InputError(f"expected photos with people that the model finds. Received: {len(photos)} without")

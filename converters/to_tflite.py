@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import re
 import tempfile
@@ -84,7 +85,8 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
         work.add_dynamic_config(QUANTIZED, operator.CONV_2D, num_bits=8)
     else:
         work.add_static_config(QUANTIZED, operator.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
-    # The quantizer prints sizes and bars, and warns of a mode for debugging that it needs.
+    # The quantizer prints sizes and bars, and warns of a mode for debugging that it needs and of every weight that two
+    # signatures share.
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
@@ -110,4 +112,9 @@ def _no_warnings():
     # The argument `action` of `catch_warnings` came with Python 3.11.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)

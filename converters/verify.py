@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.poses import Poses
 
 #: Poses are compared down to this fraction of the best pose's score: what is weaker is noise in any precision.
@@ -43,7 +42,7 @@ class Comparison:
     """Differences between what two detectors find, the first of them being right.
 
     Attributes:
-        images: number of images.
+        images: number of images, once for each size of the network's input.
         people: that the first finds.
         lost: of these, those that the second does not.
         pixels: mean and largest distance of keypoints, in pixels of the photo; of people that both find.
@@ -72,9 +71,8 @@ class Comparison:
         )
 
 
-def compare(expected: PoseDetector, actual: PoseDetector, images: Sequence[np.ndarray]) -> Comparison:
-    """Compares two detectors on images (H, W, 3) uint8 RGB."""
-    found = [(expected(image), actual(image)) for image in images]
+def compare(found: Sequence[tuple[Poses, Poses]]) -> Comparison:
+    """Compares what two detectors found in the same images, the first of each pair being right."""
     weakest = WEAKEST * max((poses.scores.max(initial=0.0) for poses, _ in found), default=0.0)
     people = lost = 0
     pixels, scores = [np.zeros(0)], [np.zeros(0)]
@@ -87,7 +85,7 @@ def compare(expected: PoseDetector, actual: PoseDetector, images: Sequence[np.nd
             else:
                 pixels.append(np.linalg.norm(nearest[:, :2] - pose[:, :2], axis=1))
                 scores.append(np.abs(nearest[:, 2] - pose[:, 2]))
-    return Comparison(len(images), people, lost, _mean_and_largest(pixels), _mean_and_largest(scores))
+    return Comparison(len(found), people, lost, _mean_and_largest(pixels), _mean_and_largest(scores))
 
 
 def _nearest(pose: np.ndarray, others: Poses) -> np.ndarray | None:

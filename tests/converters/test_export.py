@@ -331,16 +331,11 @@ def test_a_folder_that_holds_something_is_not_replaced(network, tmp_path):
     assert (tmp_path / "m" / "mine").read_text() == "keep"
 
 
-class Finds:
-    """A detector that finds the same poses in every image."""
-
-    def __init__(self, *poses, score=0.5):
-        keypoints = np.array(poses, np.float32).reshape(-1, 4, 2)
-        scored = np.concatenate([keypoints, np.full((*keypoints.shape[:2], 1), score, np.float32)], axis=-1)
-        self.poses = Poses(scored, np.full(len(scored), score, np.float32))
-
-    def __call__(self, image):
-        return self.poses
+def people(*poses, score=0.5):
+    """Poses of four keypoints."""
+    keypoints = np.array(poses, np.float32).reshape(-1, 4, 2)
+    scored = np.concatenate([keypoints, np.full((*keypoints.shape[:2], 1), score, np.float32)], axis=-1)
+    return Poses(scored, np.full(len(scored), score, np.float32))
 
 
 SQUARE = np.array([(0, 0), (30, 0), (30, 40), (0, 40)])
@@ -348,10 +343,10 @@ SQUARE = np.array([(0, 0), (30, 0), (30, 40), (0, 40)])
 
 def test_a_comparison_by_hand():
     """One person has moved by (3, 4), one is gone; what the other detector finds besides does not count."""
-    expected = Finds(SQUARE, SQUARE + 100)
-    actual = Finds(SQUARE + np.array([3, 4]), SQUARE + 300, score=0.25)
-    assert compare(expected, actual, [None, None]) == Comparison(2, 4, 2, (5.0, 5.0), (0.25, 0.25))
-    assert compare(expected, Finds(), [None]) == Comparison(1, 2, 2, (0.0, 0.0), (0.0, 0.0))
+    expected = people(SQUARE, SQUARE + 100)
+    actual = people(SQUARE + np.array([3, 4]), SQUARE + 300, score=0.25)
+    assert compare([(expected, actual)] * 2) == Comparison(2, 4, 2, (5.0, 5.0), (0.25, 0.25))
+    assert compare([(expected, people())]) == Comparison(1, 2, 2, (0.0, 0.0), (0.0, 0.0))
     comparison = Comparison(1, 10, 1, (0.5, 3.0), (0.01, 0.1))
     assert comparison.within(Tolerance(0.5, 0.01, 0.1))
     assert not comparison.within(Tolerance(0.4, 0.01, 0.1))
