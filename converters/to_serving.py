@@ -161,13 +161,19 @@ def _write_graph(model, sidecar, options, folder):
         return {"heatmap": outputs["heatmap"], "offset": outputs["offset"]}
 
     image = tf.TensorSpec((None, *size, 3), tf.uint8, name="image")
-    archive = keras.export.ExportArchive()
-    archive.track(graph)
-    archive.track(model)
-    archive.add_endpoint("serving_default", from_files, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
-    archive.add_endpoint("tensors", from_tensors, [image])
-    archive.add_endpoint("maps", maps, [image])
-    archive.write_out(folder, verbose=False)
+    endpoints = {
+        "serving_default": (from_files, tf.TensorSpec((None,), tf.string, name="image_bytes")),
+        "tensors": (from_tensors, image),
+        "maps": (maps, image),
+    }
+    # Not `keras.export.ExportArchive`, which stores every weight twice.
+    module = tf.Module()
+    module.weights = list({id(each): each.value for each in (*graph.variables, *model.variables)}.values())
+    signatures = {
+        key: tf.function(function, input_signature=[specification], autograph=False)
+        for key, (function, specification) in endpoints.items()
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def _input_check(size, input_size):
