@@ -53,7 +53,7 @@ def encoded_images(
             `keypoint_scores` (B, N, K) and `center_scores` (B, N), zero where there is no one.
         sidecar: its settings.
         max_pixels: larger images are refused, before they are decoded.
-        max_images: larger batches are refused.
+        max_images: larger batches are refused, and empty ones.
         skip_bad: refuse only the bad images of a batch: the result has `error` (B,), why an image was refused or
             an empty string, and no people in it. Else a bad image is an error of the whole batch.
 
@@ -80,8 +80,8 @@ def encoded_images(
 
     def infer(image_bytes):
         count = tf.shape(image_bytes)[0]
-        message = tf.strings.join([f"expected at most {max_images} images. Received: ", tf.strings.as_string(count)])
-        tf.debugging.Assert(count <= max_images, [message])
+        message = tf.strings.join([f"expected 1 to {max_images} images. Received: ", tf.strings.as_string(count)])
+        tf.debugging.Assert((count >= 1) & (count <= max_images), [message])
         items = tf.range(count), image_bytes
         if fixed:
             signature = (tf.TensorSpec((*fixed, 3), tf.uint8), tf.TensorSpec((3,)), tf.TensorSpec((), tf.string))

@@ -182,15 +182,13 @@ def _input_check(size, input_size):
 
     def check(image):
         count, height, width, _ = tf.unstack(tf.shape(image, tf.int64))
-        received = tf.strings.join(
-            [tf.strings.as_string(each) for each in (count, height, width)], separator="x", name="received"
-        )
+        received = tf.strings.join([tf.strings.as_string(each) for each in (count, height, width)], separator="x")
         expected = (
-            f"expected at most {MAX_IMAGES} images with sides of multiples of {COARSEST_STRIDE} and at most {largest} "
+            f"expected 1 to {MAX_IMAGES} images with sides of multiples of {COARSEST_STRIDE} and at most {largest} "
             "pixels each. Received: "
         )
         sides = (height > 0) & (width > 0) & (height % COARSEST_STRIDE == 0) & (width % COARSEST_STRIDE == 0)
-        good = (count <= MAX_IMAGES) & sides & (height * width <= largest)
+        good = (count >= 1) & (count <= MAX_IMAGES) & sides & (height * width <= largest)
         return [tf.debugging.Assert(good, [tf.strings.join([expected, received])])]
 
     return check

@@ -32,7 +32,7 @@ def network():
     config = Config(**TINY)
     keras.utils.set_random_seed(0)
     model = build_dekr(config.model, config.schema)
-    # Scores about a half, and people wide enough for neighbouring centers to be one.
+    # Scores about a half, and people wide enough for some neighbouring centers to be one person.
     image = np.random.default_rng(0).standard_normal((1, 128, 128, 3))
     generator = np.random.default_rng(1)
     for name, output, deviation in (("heatmap", "heatmap", 0.1), ("offset_g1_final", "offset", 0.5)):
@@ -40,9 +40,8 @@ def network():
         kernel, bias = (generator.standard_normal(each.shape) for each in layer.get_weights())
         layer.set_weights([kernel, 0 * bias])
         values = np.asarray(model(image)[output])
-        kernel *= deviation / values.std()
-        shift = 0.5 - values.mean() * deviation / values.std() if name == "heatmap" else 12 * bias
-        layer.set_weights([kernel, np.broadcast_to(shift, bias.shape)])
+        zoom = deviation / values.std()
+        layer.set_weights([zoom * kernel, 12 * bias if output == "offset" else 0 * bias + 0.5 - zoom * values.mean()])
     return model, Sidecar.from_config(config)
 
 
@@ -50,7 +49,8 @@ def network():
 def rescoring_net():
     generator = np.random.default_rng(1)
     sides = [count_features(COCO), 8, 8, 1]
-    layers = [(generator.normal(0, 0.2, (a, b)), generator.normal(0, 0.2, b)) for a, b in zip(sides, sides[1:])]
+    layers = [(generator.normal(0, 0.2, (a, b)), generator.normal(0, 0.2, b)) for a, b in zip(sides, sides[1:], strict=False)]
+    layers[-1] = (0.1 * layers[-1][0], np.array([0.5]))
     return RescoringNet(COCO, tuple(layers))
 
 
@@ -89,6 +89,3 @@ def fixed_size_server(fixed_size):
     with LocalServer(fixed_size) as server:
         yield server
 
-
-def encoded(image, suffix=".png"):
-    return cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -13,6 +13,7 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
 import grpc
 import numpy as np
 import tensorflow as tf
@@ -161,6 +162,11 @@ def _array(value):
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return np.array([base64.b64decode(each["b64"], validate=True) for each in value], object)
     return np.array(value)
+
+
+def encode(image, suffix=".png"):
+    """An image (H, W, 3) uint8 RGB as a file."""
+    return cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def _plain(values):
