@@ -281,7 +281,8 @@ class _Rest:
 
     def _read(self, response, end):
         content = b""
-        for chunk in response.stream(2**16):
+        # What there is by now, not whole blocks, which a slow server could take forever to fill.
+        while chunk := response.read1(2**16):
             content += chunk
             if len(content) > MAX_ANSWER:
                 raise _unusable(f"expected at most {MAX_ANSWER} bytes. Received: more")
