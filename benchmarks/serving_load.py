@@ -100,7 +100,7 @@ def main() -> None:
     server.join()
     wrong = [reason for reason, _ in answers if reason]
     taken = np.array([taken for _, taken in answers])
-    print(f"{arguments.requests} requests of {arguments.clients} clients over {arguments.protocol}, a tenth of them bad")
+    print(f"{arguments.requests} requests of {arguments.clients} clients, {arguments.protocol}, a tenth of them bad")
     print(f"{len(wrong)} wrong answers {sorted(set(wrong))[:5]}; {arguments.requests / seconds:.1f} requests a second")
     print("ms: p50 {:.0f}, p95 {:.0f}, p99 {:.0f}".format(*1000 * np.percentile(taken, [50, 95, 99])))
     print(f"server's memory in MiB, before and after each fifth: {' '.join(f'{each:.0f}' for each in rounds)}")

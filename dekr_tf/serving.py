@@ -168,16 +168,16 @@ def read_outputs(outputs: Mapping[str, np.ndarray], count: int) -> list[Poses | 
     keypoints, scores, numbers = (outputs[name] for name in OUTPUTS)
     errors = outputs.get("error", np.full(count, ""))
     shapes = keypoints.shape, scores.shape, numbers.shape, errors.shape
+    people, points = keypoints.shape[1:3] if keypoints.ndim == 4 else (0, 0)
     if (
-        keypoints.ndim != 4
-        or shapes != ((count, keypoints.shape[1], keypoints.shape[2], 3), (count, keypoints.shape[1]), (count,), (count,))
+        shapes != ((count, people, points, 3), (count, people), (count,), (count,))
         or any(values.dtype.kind not in "if" for values in (keypoints, scores))
         or numbers.dtype.kind != "i"
         or errors.dtype.kind not in "OSU"
     ):
         raise _unusable(f"expected poses of {count} images. Received: arrays of {shapes}")
-    if not ((numbers >= 0) & (numbers <= keypoints.shape[1])).all():
-        raise _unusable(f"expected 0 to {keypoints.shape[1]} poses. Received: {numbers.tolist()[:40]}")
+    if not ((numbers >= 0) & (numbers <= people)).all():
+        raise _unusable(f"expected 0 to {people} poses. Received: {numbers.tolist()[:40]}")
     found = []
     for index, number in enumerate(numbers):
         reason = errors[index]

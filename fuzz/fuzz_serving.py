@@ -85,8 +85,8 @@ def main() -> None:
         for index, seed in enumerate(seeds):
             check(seed)
             (Path(corpus) / str(index)).write_bytes(seed)
-        options = [f"-max_total_time={int(seconds)}", "-max_len=8192", "-rss_limit_mb=4096", f"-artifact_prefix={corpus}/"]
-        atheris.Setup([sys.argv[0], corpus, *options, "-print_final_stats=1"], check)
+        options = [f"-max_total_time={int(seconds)}", "-max_len=8192", "-rss_limit_mb=4096", "-print_final_stats=1"]
+        atheris.Setup([sys.argv[0], corpus, *options], check)
         atheris.Fuzz()
 
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for copies of the photos with skeletons")
     parser.add_argument(
-        "--keypoints", default="coco", metavar="NAME", help="skeleton to draw: coco, crowdpose or a file (default: coco)"
+        "--keypoints", default="coco", metavar="NAME", help="skeleton to draw: coco, crowdpose, a file (default: coco)"
     )
 
 

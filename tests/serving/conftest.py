@@ -1,13 +1,10 @@
 """Two served models of one small network, and a server for each."""
 
-import cv2
-import numpy as np
-import pytest
-
-# The stubs of TensorFlow Serving are a tier of their own.
-pytest.importorskip("tensorflow_serving")
+import itertools
 
 import keras
+import numpy as np
+import pytest
 from local_server import LocalServer
 
 from converters.to_serving import ServingOptions, export_serving
@@ -49,7 +46,7 @@ def network():
 def rescoring_net():
     generator = np.random.default_rng(1)
     sides = [count_features(COCO), 8, 8, 1]
-    layers = [(generator.normal(0, 0.2, (a, b)), generator.normal(0, 0.2, b)) for a, b in zip(sides, sides[1:], strict=False)]
+    layers = [(generator.normal(0, 0.2, (a, b)), generator.normal(0, 0.2, b)) for a, b in itertools.pairwise(sides)]
     layers[-1] = (0.1 * layers[-1][0], np.array([0.5]))
     return RescoringNet(COCO, tuple(layers))
 
@@ -88,4 +85,3 @@ def any_size_server(any_size):
 def fixed_size_server(fixed_size):
     with LocalServer(fixed_size) as server:
         yield server
-

@@ -146,7 +146,8 @@ def _handler(server):
             if "inputs" in request:
                 return {"outputs": {name: _plain(value) for name, value in outputs.items()}}
             columns = {name: _plain(value) for name, value in outputs.items()}
-            return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+            rows = zip(*columns.values(), strict=True)
+            return {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
 
     return Handler
 

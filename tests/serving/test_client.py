@@ -137,7 +137,7 @@ def test_a_server_that_is_not_there(scheme, photos, quick_retries):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8500", "ftp://localhost:8500", "grpc://localhost", "http://h:1/path", "http://h:x", "grpc://[::1", ""]
+    "url", ["localhost:8500", "ftp://h:8500", "grpc://localhost", "http://h:1/path", "http://h:x", "grpc://[::1", ""]
 )
 def test_a_url_that_does_not_fit(url):
     with pytest.raises(InputError, match="expected grpc://HOST:PORT or http://HOST:PORT"):
@@ -234,7 +234,7 @@ def test_a_tensor_that_claims_to_be_huge():
     tensor = tf.make_tensor_proto(1.0)
     for size in (2**30, 2**31, 2**31, 2**31):
         tensor.tensor_shape.dim.add(size=size)
-        with pytest.raises(ServingError, match="expected arrays of numbers. Received: one of type 1 and shape"):
+        with pytest.raises(ServingError, match="Received: one of type 1 and shape"):
             read_tensor(tensor)
 
 
@@ -257,9 +257,9 @@ def test_an_answer_without_end_is_cut_off(monkeypatch):
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-            with pytest.raises(ServingError, match="expected at most 1000 bytes"):
-                client.detect(b"x")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(ServingError, match="expected at most 1000 bytes"):
+            client.detect(b"x")
         thread.join()
 
 
@@ -277,16 +277,18 @@ def test_an_answer_that_drips_ends_at_the_deadline():
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.3) as client:
-            with pytest.raises(ServingError, match="DEADLINE_EXCEEDED"):
-                client.detect(b"x")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url, timeout=0.3) as client, pytest.raises(ServingError, match="DEADLINE_EXCEEDED"):
+            client.detect(b"x")
         thread.join()
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda values: st.lists(values, max_size=3)
-    | st.dictionaries(st.sampled_from(["keypoints", "scores", "num_poses", "error"]), values),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(st.sampled_from(["keypoints", "scores", "num_poses", "error"]), values)
+    ),
     max_leaves=20,
 )
 

@@ -12,7 +12,14 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from converters.encoded_images import MAX_IMAGES
-from converters.to_serving import ServingOptions, _final_poses, docker_command, export_serving, predict_oks, select_poses
+from converters.to_serving import (
+    ServingOptions,
+    _final_poses,
+    docker_command,
+    export_serving,
+    predict_oks,
+    select_poses,
+)
 from dekr_tf.cli.main import main
 from dekr_tf.config import DecoderConfig
 from dekr_tf.errors import InputError
@@ -84,9 +91,7 @@ def test_what_is_found_does_not_depend_on_the_company(any_size_model, photos):
             np.testing.assert_array_equal(values[0], together[name][index])
 
 
-def test_flip_test_rescoring_and_one_size_are_those_of_the_detector(
-    fixed_size_model, network, rescoring_net, photos
-):
+def test_flip_test_rescoring_and_one_size_are_those_of_the_detector(fixed_size_model, network, rescoring_net, photos):
     model, sidecar = network
     artifact = Artifact(graph="poses", input_sizes=((64, 96),))
     runtime = KerasRuntime(build_pose_model(model, sidecar, flip=True), POSES)
@@ -106,7 +111,7 @@ def test_flip_test_rescoring_and_one_size_are_those_of_the_detector(
 
 
 def test_one_bad_image_is_an_error_of_the_batch_by_default(any_size_model, photos):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="image 1: expected a JPEG or PNG file. Received: an empty"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image 1: expected a JPEG or PNG file"):
         find(any_size_model, [encode(photos[0]), b""])
 
 
@@ -143,9 +148,7 @@ def test_tensors_that_do_not_fit_are_refused(any_size_model, signature, shape):
 
 def test_the_warm_up_asks_every_signature(fixed_size, fixed_size_model):
     records = tf.data.TFRecordDataset(str(fixed_size / "assets.extra" / "tf_serving_warmup_requests"))
-    requests = [
-        prediction_log_pb2.PredictionLog.FromString(each.numpy()).predict_log.request for each in records
-    ]
+    requests = [prediction_log_pb2.PredictionLog.FromString(each.numpy()).predict_log.request for each in records]
     assert [each.model_spec.name for each in requests] == ["stick"] * 3
     assert [each.model_spec.signature_name for each in requests] == ["serving_default", "tensors", "maps"]
     for request in requests:
