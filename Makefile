@@ -10,6 +10,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# The retired runtime of 32-bit Raspberry Pi, and what else a device needs, for the tests that run exported models on it.
+OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
 .PHONY: test lint demo fuzz clean
@@ -49,4 +51,9 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	$(PIP) --no-deps tensorflow-serving-api
 	@test -z '$(TORCH)' || $(PIP) '$(TORCH)' 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) '$(TORCH)' || \
 		echo "note: no PyTorch without CUDA to be had ($(TORCH)); the tests that need it are skipped"
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+		$(BIN)/python -m venv .venv/tflite-runtime && \
+		.venv/tflite-runtime/bin/python -m pip --disable-pip-version-check install --quiet $(OLD_RUNTIME); \
+	else \
+		echo "note: tflite-runtime needs Python 3.11 or older; the test that runs it is skipped"; fi
 	@touch $@

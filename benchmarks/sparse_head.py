@@ -1,17 +1,23 @@
 """Times the pose model against its own backbone and heatmap head: what finding the poses adds.
 
-DEKR-W32 for COCO with random weights, one random image of the size that a 640x425 photo gets at a short side of 512,
-TensorFlow on the CPU, graphs for images of any size. The parts take turns, so that a change in the machine's speed
-meets all. The work does not depend on what is in the image. Before, the offset head's results are compared with those
-of its NumPy form. Prints medians, the CPU time of both cores together, and ratios. Exits with 1 where results differ.
+DEKR-W32 for COCO with random weights, one random image of the size that a 640x425 photo gets at a short side of 512, on
+the CPU, in TensorFlow (graphs for images of any size) and in LiteRT (float32, for this size). The parts take turns, so
+that a change in the machine's speed meets all. The work does not depend on what is in the image. Before, the offset
+head's results are compared with those of its NumPy form. Prints medians, CPU time of all cores together, and ratios to
+backbone and heatmap head as they are trained, and folded as they are in the pose model. With --peer-python the
+reference's dense offset head takes its turn too: two passes of `torchvision.ops.DeformConv2d` for all 17 branches, on
+a map of 128x128 cells. Exits with 1 where results differ.
 
-python benchmarks/sparse_head.py [--threads 2] [--rounds 15] [--flip]
+python benchmarks/sparse_head.py [--threads 2] [--rounds 15] [--flip] [--peer-python PATH]
 """
 
 import argparse
+import contextlib
+import io
 import os
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +28,8 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
 import tensorflow as tf
+from adaptive_conv import Worker, make_case
+from ai_edge_litert.interpreter import Interpreter
 
 from dekr_tf.config import Config
 from dekr_tf.inference.sparse_head import sparse_offsets
@@ -45,11 +53,32 @@ def make_model(config: Config) -> keras.Model:
     return model
 
 
+def in_tensorflow(model: keras.Model, *inputs: np.ndarray):
+    """A graph for inputs of any size but of as many channels, called without arguments."""
+    shapes = [each.shape if each.ndim < 4 else (None, None, None, each.shape[-1]) for each in inputs]
+    graph = tf.function(model, input_signature=[tf.TensorSpec(shape, tf.float32) for shape in shapes])
+    inputs = [tf.constant(each) for each in inputs]
+    return lambda: graph(*inputs)
+
+
+def in_litert(model: keras.Model, threads: int, *inputs: np.ndarray):
+    """The model converted for inputs of this size, called without arguments."""
+    names = [f"input_{index}" for index in range(len(inputs))]
+    fixed = [keras.Input(batch_shape=each.shape, name=name) for name, each in zip(names, inputs, strict=True)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        content = tf.lite.TFLiteConverter.from_keras_model(keras.Model(fixed, model(*fixed))).convert()
+    interpreter = Interpreter(model_content=content, num_threads=threads)
+    interpreter.allocate_tensors()
+    run = interpreter.get_signature_runner()
+    return lambda: run(**dict(zip(names, inputs, strict=True)))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15, help="timings of each part")
     parser.add_argument("--flip", action="store_true", help="with flip test")
+    parser.add_argument("--peer-python", metavar="PATH", help="Python with torchvision")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
@@ -59,8 +88,9 @@ def main() -> int:
 
     config = Config()
     model = make_model(config)
-    poses = build_pose_model(model, Sidecar.from_config(config), flip=options.flip)
-    maps = keras.Model(model.input, model.get_layer("heatmap").output)
+    sidecar = Sidecar.from_config(config)
+    poses = build_pose_model(model, sidecar, flip=options.flip)
+    folded = poses.get_layer("maps")
     sparse = poses.get_layer("sparse_offset_g1")
 
     images = 1 + options.flip
@@ -71,52 +101,63 @@ def main() -> int:
     features[..., :15] = np.random.standard_normal((*features.shape[:-1], 15)).clip(0)
     rows, columns = (np.random.randint(0, side, (images, PEOPLE)) for side in (height, width))
 
-    def graph(function, *shapes):
-        return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32) for shape in shapes])
-
-    any_image = (None, None, None, 3)
-    stacked = np.concatenate([image] * images)
-    parts = {
-        "backbone and heatmap head": (graph(maps, any_image), (stacked,)),
-        "pose model": (graph(poses, any_image), (image,)),
-        "sparse offset head": (
-            graph(sparse, (None, None, None, count * padded), (None, PEOPLE), (None, PEOPLE)),
-            (features.reshape(images, height, width, -1), rows.astype(np.float32), columns.astype(np.float32)),
-        ),
-    }
-    parts = {name: (function, [tf.constant(each) for each in inputs]) for name, (function, inputs) in parts.items()}
-
-    function, inputs = parts["sparse offset head"]
     weights = fold_offset_head(model)
-    start = time.perf_counter()
     expected = [
         sparse_offsets(features[i, ..., :15].reshape(height, width, -1), rows[i], columns[i], weights)
         for i in range(images)
     ]
-    seconds = time.perf_counter() - start
-    difference = np.abs(function(*inputs).numpy() - expected).max()
-    print(f"largest difference from the NumPy form: {difference:.1e} map pixels; NumPy took {seconds * 1e3:.0f} ms")
+    cells = features.reshape(images, height, width, -1), rows.astype(np.float32), columns.astype(np.float32)
+    difference = np.abs(sparse(*cells).numpy() - expected).max()
+    print(f"largest difference from the NumPy form: {difference:.1e} map pixels")
 
+    stacked = np.concatenate([image] * images)
+    models = {
+        "backbone and heatmap head": (keras.Model(model.input, model.get_layer("heatmap").output), stacked),
+        "the same, folded": (keras.Model(folded.input, folded.output[0]), stacked),
+        "pose model": (poses, image),
+        "sparse offset head": (sparse, *cells),
+    }
+    parts = {}
+    for name, (part, *inputs) in models.items():
+        parts[f"TensorFlow: {name}"] = in_tensorflow(part, *inputs)
+    for name, (part, *inputs) in models.items():
+        parts[f"LiteRT: {name}"] = in_litert(part, options.threads, *inputs)
     walls, cpus = {name: [] for name in parts}, {name: [] for name in parts}
-    for function, inputs in parts.values():
-        function(*inputs)
-        function(*inputs)
+    peer, dense = None, []
+    if options.peer_python:
+        with tempfile.TemporaryDirectory() as folder:
+            arrays = Path(folder) / "case.npz"
+            np.savez(arrays, **make_case(count, 128))
+            peer = Worker("peer", arrays, options)
+        peer.ask("forward")
+    for function in parts.values():
+        function()
+        function()
     print(f"graphs are ready, load {os.getloadavg()[0]:.2f}")
     for _ in range(options.rounds):
-        for name, (function, inputs) in parts.items():
+        for name, function in parts.items():
             start, start_cpu = time.perf_counter(), time.process_time()
-            function(*inputs)
+            function()
             walls[name].append(time.perf_counter() - start)
             cpus[name].append(time.process_time() - start_cpu)
-    base = next(iter(parts))
-    print(f"\n{'part':26}  {'ms':>7}  {'best':>7}  {'CPU ms':>7}  {'ratio':>6}  {'CPU ratio':>9}")
+        if peer:
+            dense.append(sum(peer.ask("forward")["ms"] for _ in range(2)))
+    print(f"\n{'part':38}  {'ms':>7}  {'best':>7}  {'CPU ms':>7}  {'ratio':>6}  {'CPU ratio':>9}  {'to folded':>9}")
     for name in parts:
+        runtime = name.partition(":")[0]
         wall, cpu = (statistics.median(times[name]) for times in (walls, cpus))
-        ratios = [wall / statistics.median(walls[base]), cpu / statistics.median(cpus[base])]
-        print(
-            f"{name:26}  {wall * 1e3:7.1f}  {min(walls[name]) * 1e3:7.1f}  {cpu * 1e3:7.1f}  {ratios[0]:6.3f}  "
-            f"{ratios[1]:9.3f}"
+        trained, trained_cpu = (
+            statistics.median(times[f"{runtime}: backbone and heatmap head"]) for times in (walls, cpus)
         )
+        in_pose_model = statistics.median(walls[f"{runtime}: the same, folded"])
+        print(
+            f"{name:38}  {wall * 1e3:7.1f}  {min(walls[name]) * 1e3:7.1f}  {cpu * 1e3:7.1f}  {wall / trained:6.3f}  "
+            f"{cpu / trained_cpu:9.3f}  {wall / in_pose_model:9.3f}"
+        )
+    if peer:
+        peer.close()
+        median = statistics.median(dense)
+        print(f"{'torchvision: dense head, 128x128 cells':38}  {median:7.1f}  {min(dense):7.1f}")
     if difference > TOLERANCE:
         print(f"error: results differ by more than {TOLERANCE}", file=sys.stderr)
     return int(difference > TOLERANCE)

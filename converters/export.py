@@ -123,7 +123,7 @@ def _samples(exported: Sidecar, photos: Sequence[np.ndarray]) -> dict[str, list[
     for name, size in zip(to_tflite.signature_names(sizes), sizes, strict=True):
         artifact = exported.artifact.model_copy(update={"input_sizes": (size,)})
         detector = PoseDetector(lambda images: None, exported.model_copy(update={"artifact": artifact}))
-        samples[name] = [{"image": detector.network_input(photo)[0][None]} for photo in photos]
+        samples[name] = [{"image": detector.network_inputs(photo)[0][0][None]} for photo in photos]
     return samples
 
 

@@ -330,9 +330,8 @@ def _check(folder, requests, expected, options, photos):
 
     unscaled = []
     for photo in photos:
-        transform = expected.network_input(photo)[1]
-        height, width = expected.network_input(photo)[0].shape[:2]
-        unscaled.append(cv2.warpAffine(photo, transform, (width, height), flags=cv2.INTER_LINEAR))
+        (pixels,), frame = expected.network_inputs(photo)
+        unscaled.append(cv2.warpAffine(photo, frame.transform, pixels.shape[1::-1], flags=cv2.INTER_LINEAR))
     if options.nms:
         return compare(expected, find, unscaled)
     return compare(lambda image: _candidates(expected, image), find, unscaled)
@@ -340,7 +339,7 @@ def _check(folder, requests, expected, options, photos):
 
 def _candidates(detector, image):
     """What the network of a detector finds in an image of its input's size, without pose NMS."""
-    keypoints, keypoint_scores, center_scores = detector.runtime(detector.network_input(image)[0][None])
+    keypoints, keypoint_scores, center_scores = detector.runtime(detector.network_inputs(image)[0][0][None])
     found = center_scores[0] > 0
     keypoints = np.concatenate([keypoints[0, found], keypoint_scores[0, found][..., None]], axis=-1)
     poses = Poses(keypoints, keypoint_scores[0, found].mean(axis=1))

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,8 +84,12 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
         work.add_dynamic_config(QUANTIZED, operator.CONV_2D, num_bits=8)
     else:
         work.add_static_config(QUANTIZED, operator.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
-    # The quantizer prints sizes, bars and a warning of a mode for debugging that it needs.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    # The quantizer prints sizes and bars, and warns of a mode for debugging that it needs.
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        _no_warnings(),
+    ):
         if precision == "int8":
             # The other mode would keep every activation of the network.
             mode = calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED
@@ -98,3 +103,11 @@ def embed(path: Path, members: Mapping[str, bytes]) -> None:
         for name, content in members.items():
             # With a date of its own, the same model gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name), content)
+
+
+@contextlib.contextmanager
+def _no_warnings():
+    # The argument `action` of `catch_warnings` came with Python 3.11.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

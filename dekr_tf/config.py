@@ -59,6 +59,13 @@ class DecoderConfig(Settings):
     nms_distance: Positive = 0.05
     #: Poses are the same person when more than this many keypoints are near. Default: K // 2.
     nms_keypoints: Annotated[int, Field(ge=0)] | None = None
+    #: `nms_distance` of the multi-scale test.
+    multi_scale_nms_distance: Positive = 0.15
+    #: In the multi-scale test, center scores of other scales are brought to the highest of scale 1 times this.
+    multi_scale_damping: Annotated[float, Field(gt=0, le=1)] = 0.9
+    #: Matching near the map's border: `reference`: as the reference does, which takes rows for columns there and may
+    #: move a keypoint by many pixels; `cut`: a fit to what is inside.
+    match_border: Literal["reference", "cut"] = "reference"
 
 
 class AugmentationConfig(Settings):

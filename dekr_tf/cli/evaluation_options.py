@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
 
-MODEL_OPTIONS = ("images", "input_size", "flip", "dense", "batch_size")
+MODEL_OPTIONS = ("images", "input_size", "flip", "dense", "scales", "match", "nms_threshold", "batch_size")
 
 
 def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> None:
@@ -29,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> No
     parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
     parser.add_argument("--flip", action="store_true", help="also look at the mirrored image and average")
     parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
+    add_decoding_options(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images in the network at once (default: 1)")
     parser.add_argument("--metric", choices=metrics, help="default: crowdpose for its skeleton and labels, else coco")
 
@@ -73,6 +75,7 @@ def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, Ke
 
         names = ("input_size", "flip", "dense", "rescore")
         options = {name: getattr(arguments, name) for name in names if name in arguments}
+        options |= decoding_options(arguments)
         detector = PoseDetector(arguments.model, config=config, **options)
         return detector, detector.sidecar.schema
     if config:

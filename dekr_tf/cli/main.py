@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from dekr_tf import __version__
 from dekr_tf.errors import InputError
+
+T = TypeVar("T")
 
 VERBS = (
     "train",
@@ -20,11 +22,13 @@ VERBS = (
     "visualize",
     "evaluate",
     "analyze",
+    "reproduce",
     "rescore",
     "info",
     "import",
     "export",
     "serve-client",
+    "benchmark",
     "data",
 )
 
@@ -151,7 +155,7 @@ def quiet_import(package: str) -> Iterator[None]:
             spec = importlib.util.find_spec(name)
             if spec and spec.loader:
                 execute = spec.loader.exec_module
-                spec.loader.exec_module = lambda module: _hold_standard_error(execute, module)
+                spec.loader.exec_module = lambda module: hold_standard_error(execute, module)
             return spec
 
     sys.meta_path.insert(0, Finder)
@@ -162,14 +166,16 @@ def quiet_import(package: str) -> Iterator[None]:
             sys.meta_path.remove(Finder)
 
 
-def _hold_standard_error(call, *arguments) -> None:
-    """Calls a function; what reaches file descriptor 2 meanwhile is printed only if it fails."""
+def hold_standard_error(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Calls a function; what reaches file descriptor 2 meanwhile is printed only if it fails, but not for bad input."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         before = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
-            call(*arguments)
+            return call(*arguments, **options)
+        except InputError:
+            raise
         except Exception:
             held.seek(0)
             os.write(before, held.read())

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: slower, more accurate")
     parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
+    add_decoding_options(parser)
     parser.add_argument("--rescore", type=Path, metavar="FILE", help="rescoring net of `dekr rescore train`")
     parser.add_argument(
         "--min-score",
@@ -89,6 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     def open_detector():
         options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense", "rescore")}
+        options |= decoding_options(arguments)
         return PoseDetector(arguments.model, config=config, **options)
 
     if any(is_video(path) for path in arguments.images):

@@ -160,7 +160,7 @@ def look(photo: "np.ndarray", detector: "PoseDetector", min_score: float) -> Vie
     from dekr_tf.inference.decoder import find_candidates, find_centers, select_poses
 
     decoder = detector.sidecar.decoder
-    pixels, transform = detector.network_input(photo)
+    (pixels,), (_, transform) = detector.network_inputs(photo)
     heatmap, offset = (maps[0] for maps in detector.runtime.maps(pixels[None]))
     rows, columns, _ = find_centers(heatmap[..., -1], max_people=decoder.max_people, threshold=decoder.center_threshold)
     candidates = find_candidates(heatmap, offset, decoder)

@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as rle
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
@@ -193,6 +192,9 @@ def _write_split(folder: Path, split: str, size, scenes) -> int:
 
 
 def _annotation(annotation_id: int, image_id: int, keypoints: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    # Only annotations need it, which not every install has.
+    from pycocotools import mask as rle
+
     code = rle.encode(np.asfortranarray(mask, np.uint8))
     return {
         "id": annotation_id,

@@ -4,6 +4,7 @@ import importlib
 import os
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,18 +52,42 @@ class LiteRTEngine:
         self._runners = {}
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        runner = self._runner(images.shape[1:3])
-        values = [runner(image=image[None]) for image in images]
+        try:
+            runner = self._runner(images.shape[1:3])
+            values = [runner(image=image[None]) for image in images]
+        except (ValueError, RuntimeError) as error:
+            # Memory for its tensors is only taken here, and operators that are not known are only found here.
+            raise InputError(f"{self._path} cannot be run: {_line(error)}") from error
         return tuple(np.concatenate([each[name] for each in values]) for name in self._outputs)
+
+    def undelegated_operators(self) -> dict[str, int] | None:
+        """Operators that run one by one, since no delegate such as XNNPACK took them, by name with their number.
+
+        They are those of the first signature, and known after the first image. The runtime lists the operators that a
+        delegate replaced as well, so the graph is walked from its outputs.
+
+        Returns:
+            The most frequent first; None if this version of the runtime does not say.
+        """
+        # There is no public form of it.
+        list_operators = getattr(self._interpreter, "_get_ops_details", None)
+        if list_operators is None:
+            return None
+        # Delegates come last in the list, and replace what made the same tensors.
+        producers = {tensor: operator for operator in list_operators() for tensor in operator["outputs"].tolist()}
+        tensors = [output["index"] for output in self._interpreter.get_output_details()]
+        needed = {}
+        while tensors:
+            operator = producers.get(tensors.pop())
+            if operator is not None and operator["index"] not in needed:
+                needed[operator["index"]] = operator["op_name"]
+                tensors += operator["inputs"].tolist()
+        return dict(Counter(name for name in needed.values() if name != "DELEGATE").most_common())
 
     def _runner(self, size):
         if size not in self._runners:
             name = self._signatures[0] if len(self._signatures) == 1 else "{}x{}".format(*size)
-            try:
-                runner = self._interpreter.get_signature_runner(name)
-            except (ValueError, RuntimeError) as error:
-                raise InputError(f"{self._path} cannot be run: {_line(error)}") from error
-            self._runners[size] = runner
+            self._runners[size] = self._interpreter.get_signature_runner(name)
         return self._runners[size]
 
 
@@ -133,11 +158,11 @@ class SparseMaps:
     """
 
     def __init__(self, engine, weights: Mapping[str, np.ndarray]):
-        self._engine = engine
+        self.engine = engine
         self._weights = weights
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, list[SparseOffsetMap]]:
-        heatmaps, features = self._engine(images)
+        heatmaps, features = self.engine(images)
         return heatmaps, [SparseOffsetMap(each, self._weights) for each in features]
 
 

@@ -77,16 +77,19 @@ def select_poses(
         keypoints: (N, K, 2) x, y in pixels of the network's input, best center first.
         keypoint_scores: (N, K), center score times heat value.
         center_scores: (N,); a candidate of zero is none.
-        config: thresholds of pose NMS.
+        config: thresholds of pose NMS, and how many people may remain.
 
     Returns:
-        Those that remain, in the order in which pose NMS kept them.
+        Those that remain, in the order in which pose NMS kept them; where those are too many, which takes several
+        scales, the ones with the highest mean heat value, highest first.
     """
     found = center_scores != 0
     keypoints, keypoint_scores = keypoints[found], keypoint_scores[found]
     heat = keypoint_scores.mean(axis=1) / center_scores[found]
     threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
     kept = pose_nms(keypoints, heat, distance=config.nms_distance, min_keypoints=threshold)
+    if len(kept) > config.max_people:
+        kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
     keypoints, keypoint_scores = keypoints[kept], keypoint_scores[kept]
     return Poses(np.concatenate([keypoints, keypoint_scores[..., None]], axis=-1), keypoint_scores.mean(axis=1))
 
@@ -154,7 +157,9 @@ def average_heatmaps(heatmap: np.ndarray, mirrored: np.ndarray, flip_indices: Se
     return (heatmap + mirrored[:, ::-1, [*flip_indices, len(flip_indices)]]) / 2
 
 
-def heat_values(heatmap: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+def heat_values(
+    heatmap: np.ndarray, keypoints: np.ndarray, *, scale: float = 1.0, input_size: tuple[int, int] | None = None
+) -> np.ndarray:
     """The heatmap's value at each keypoint.
 
     It is that of the heatmap brought to input size (bilinear, cell i at input pixel 4 i, borders replicated) at the
@@ -163,21 +168,39 @@ def heat_values(heatmap: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     Args:
         heatmap: (h, w, K).
         keypoints: (N, K, 2) x, y in pixels of the network's input.
+        scale: of the multi-scale test: the map is that of an input so many times as large, cell i at pixel 4 i / scale.
+        input_size: (height, width) of the input at scale 1; default: four times that of the map.
 
     Returns:
         (N, K).
     """
     height, width, count = heatmap.shape
-    last = np.array([width, height]) * OUTPUT_STRIDE - 1
-    pixels = np.clip(np.floor(keypoints), 0, last).astype(np.intp)
-    cells, remainder = np.divmod(pixels, OUTPUT_STRIDE)
-    next_cells = np.minimum(cells + 1, [width - 1, height - 1])
-    (left, top), (right, bottom) = np.moveaxis(cells, -1, 0), np.moveaxis(next_cells, -1, 0)
-    x, y = np.moveaxis(remainder.astype(heatmap.dtype) / OUTPUT_STRIDE, -1, 0)
+    input_height, input_width = input_size or (height * OUTPUT_STRIDE, width * OUTPUT_STRIDE)
+    pixels = np.clip(np.floor(keypoints), 0, [input_width - 1, input_height - 1])
+    (left, right, x), (top, bottom, y) = (
+        cells_about(pixels[..., axis], cells, scale) for axis, cells in enumerate((width, height))
+    )
+    x, y = x.astype(heatmap.dtype), y.astype(heatmap.dtype)
     channel = np.arange(count)
     above = heatmap[top, left, channel] * (1 - x) + heatmap[top, right, channel] * x
     below = heatmap[bottom, left, channel] * (1 - x) + heatmap[bottom, right, channel] * x
     return above * (1 - y) + below * y
+
+
+def cells_about(pixels: np.ndarray, cells: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between which two cells of a map's row or column pixels of the input lie.
+
+    Args:
+        pixels: whole numbers, not negative.
+        cells: of the row or column.
+        scale: cell i lies at pixel 4 i / scale.
+
+    Returns:
+        The cell before and the one after, the last one where there is none, and how far between them the pixel is.
+    """
+    position = pixels * (scale / OUTPUT_STRIDE)
+    before = np.minimum(position.astype(np.intp), cells - 1)
+    return before, np.minimum(before + 1, cells - 1), position - before
 
 
 def _max_pool(values: np.ndarray, radius: int) -> np.ndarray:

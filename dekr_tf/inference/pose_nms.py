@@ -22,20 +22,21 @@ def pose_nms(keypoints: np.ndarray, scores: np.ndarray, *, distance: float, min_
     Returns:
         (M,) int indices, each once, in the order in which they were kept.
     """
+    if not len(keypoints):
+        return np.zeros(0, np.intp)
     diagonals = np.linalg.norm(keypoints.max(axis=1) - keypoints.min(axis=1), axis=-1)
-    squared_distances = np.square(keypoints[:, None] - keypoints).sum(axis=-1)
-    near_keypoints = (squared_distances <= np.square(distance * diagonals)[:, None, None]).sum(axis=-1)
+    # With the candidates in the last axes (K, N, N), NumPy's loops are long: a quarter of the time.
+    x, y = np.ascontiguousarray(keypoints.T)
+    squared_distances = np.square(x[:, :, None] - x[:, None]) + np.square(y[:, :, None] - y[:, None])
+    near_keypoints = (squared_distances <= np.square(distance * diagonals)[:, None]).sum(axis=0)
     same_person = near_keypoints > min_keypoints
     np.fill_diagonal(same_person, True)
+    best_of_group = np.where(same_person, scores, -np.inf).argmax(axis=1).tolist()
 
     kept = []
     dealt_with = np.zeros(len(keypoints), bool)
-    for index, group in enumerate(same_person):
-        if dealt_with[index]:
-            continue
-        members = np.flatnonzero(group)
-        best = members[scores[members].argmax()]
-        if not dealt_with[best]:
+    for index, best in enumerate(best_of_group):
+        if not dealt_with[index] and not dealt_with[best]:
             kept.append(best)
-            dealt_with |= group
+            dealt_with |= same_person[index]
     return np.array(kept, np.intp)

@@ -1,4 +1,7 @@
-"""Engines that run a network, behind one call: `runtime(images) -> (keypoints, keypoint_scores, center_scores)`."""
+"""Engines that run a network, behind one call: `runtime(images) -> (keypoints, keypoint_scores, center_scores)`.
+
+Those opened with `heatmap` give a heatmap besides.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ import numpy as np
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.inference.artifacts import LiteRTEngine, OnnxEngine, SavedModelEngine, SparseMaps, read_head
-from dekr_tf.inference.decoder import find_candidates, mirror_input
+from dekr_tf.inference.decoder import average_heatmaps, find_candidates, mirror_input
 from dekr_tf.sidecar import Sidecar, read_sidecar
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ FEATURES = "heatmap", "features"
 class Runtime(Protocol):
     """What finding people needs of an engine."""
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Finds candidate poses, N in each image.
 
         Args:
@@ -33,7 +36,8 @@ class Runtime(Protocol):
 
         Returns:
             keypoints (B, N, K, 2), x and y in pixels of the images; keypoint scores (B, N, K), center score times heat
-            value; center scores (B, N), falling, zero where there are no more candidates. All float32.
+            value; center scores (B, N), falling, zero where there are no more candidates. One opened with `heatmap`
+            gives it as the fourth, (B, h, w, K + 1), the center last, with flip test the mean. All float32.
         """
 
 
@@ -88,22 +92,35 @@ class MapDecoder:
         maps: engine of the network.
         sidecar: settings of the network.
         flip: flip test: the network gets twice as many images, the mirrored ones last.
+        heatmap: give the heatmap too.
     """
 
-    def __init__(self, maps: MapRuntime, sidecar: Sidecar, flip: bool = False):
+    def __init__(self, maps: MapRuntime, sidecar: Sidecar, flip: bool = False, heatmap: bool = False):
         self.maps = maps
         self.sidecar = sidecar
         self.flip = flip
+        self.heatmap = heatmap
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """See `Runtime`.
 
         Raises:
             InputError: the maps do not fit the skeleton.
         """
+        return self.candidates(*self.maps_of(images))
+
+    def maps_of(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first half: heatmaps and offset maps of (B, H, W, 3), with flip test of 2 B images."""
+        return self.maps(np.concatenate([images, mirror_input(images)]) if self.flip else images)
+
+    def candidates(self, heatmaps: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The second half: what `Runtime` gives, from the maps.
+
+        Raises:
+            InputError: the maps do not fit the skeleton.
+        """
         schema, decoder = self.sidecar.schema, self.sidecar.decoder
-        count = len(images)
-        heatmaps, offsets = self.maps(np.concatenate([images, mirror_input(images)]) if self.flip else images)
+        count = len(heatmaps) // (1 + self.flip)
         if heatmaps.shape[-1] != len(schema) + 1 or offsets[0].shape[-1] != 2 * len(schema):
             raise InputError(
                 f"skeleton {schema.name}: expected {len(schema) + 1} heatmap and {2 * len(schema)} offset channels of "
@@ -118,7 +135,12 @@ class MapDecoder:
             )
             for array, values in zip(poses, candidates, strict=True):
                 array[index, : len(values)] = values
-        return poses
+        if not self.heatmap:
+            return poses
+        if self.flip:
+            pairs = zip(heatmaps[:count], heatmaps[count:], strict=True)
+            heatmaps = np.stack([average_heatmaps(*pair, schema.flip_indices) for pair in pairs])
+        return *poses, heatmaps
 
 
 def open_runtime(
@@ -129,6 +151,7 @@ def open_runtime(
     flip: bool = False,
     dense: bool = False,
     threads: int | None = None,
+    heatmap: bool = False,
 ) -> tuple[Runtime, Sidecar]:
     """The runtime of a model, and the settings that inference needs.
 
@@ -140,13 +163,15 @@ def open_runtime(
         flip: with flip test.
         dense: the network gives whole maps, which are decoded in NumPy.
         threads: of LiteRT and ONNX Runtime; by default the machine's cores.
+        heatmap: the runtime gives the heatmap besides the poses.
 
     Raises:
-        InputError: the file cannot be read, the settings are missing, or `flip` is asked of a runtime that gives poses.
+        InputError: the file cannot be read, the settings are missing, or `flip` or `heatmap` is asked of a runtime
+            that gives poses.
     """
     if isinstance(model, str | Path):
         if Path(model).is_dir() or Path(model).suffix in (".tflite", ".onnx"):
-            return _open_artifact(Path(model), config, flip, dense, threads)
+            return _open_artifact(Path(model), config, flip, dense, threads, heatmap)
         from dekr_tf.models import load_model
 
         model, sidecar = load_model(model, config)
@@ -155,18 +180,22 @@ def open_runtime(
             raise InputError("expected a sidecar or a config beside a model that is not a file. Received: neither")
         sidecar = Sidecar.from_config(config)
     if dense:
-        return MapDecoder(KerasRuntime(model, MAPS) if _is_keras_model(model) else model, sidecar, flip), sidecar
+        maps = KerasRuntime(model, MAPS) if _is_keras_model(model) else model
+        return MapDecoder(maps, sidecar, flip, heatmap), sidecar
     if _is_keras_model(model):
         # With `load_model` the only imports of this package that need Keras.
         from dekr_tf.models.pose_model import build_pose_model
 
-        return KerasRuntime(build_pose_model(model, sidecar, flip=flip), POSES), sidecar
+        network = build_pose_model(model, sidecar, flip=flip, heatmap_output=heatmap)
+        return KerasRuntime(network, (*POSES, "heatmap") if heatmap else POSES), sidecar
     if flip:
         raise InputError(f"expected a runtime with flip test inside, and no flip beside it. Received: {model}")
+    if heatmap:
+        raise InputError(f"expected a network that gives heatmaps, for several scales or matching. Received: {model}")
     return model, sidecar
 
 
-def _open_artifact(path, config, flip, dense, threads):
+def _open_artifact(path, config, flip, dense, threads, heatmap):
     if not path.exists():
         raise InputError(f"no such model: {path}")
     if config is not None:
@@ -177,13 +206,17 @@ def _open_artifact(path, config, flip, dense, threads):
         raise InputError(f"{path}: expected a model that dekr export wrote. Received: a sidecar of a Keras model")
     if dense:
         raise InputError(f"expected a Keras model for a dense offset head. Received: {path}")
+    if heatmap and artifact.graph == "poses":
+        raise InputError(
+            f"expected a Keras model, or one that ends at the maps, for several scales or matching. Received: {path}"
+        )
     outputs = POSES if artifact.graph == "poses" else FEATURES
     if path.is_dir():
         engine = SavedModelEngine(path, outputs, artifact.input_type)
     else:
         engine = (LiteRTEngine if path.suffix == ".tflite" else OnnxEngine)(path, outputs, threads)
     if artifact.graph == "maps":
-        return MapDecoder(SparseMaps(engine, read_head(path)), sidecar, flip), sidecar
+        return MapDecoder(SparseMaps(engine, read_head(path)), sidecar, flip, heatmap), sidecar
     if flip and not artifact.flip:
         raise InputError(f"expected a model that was exported with --flip, for a flip test. Received: {path}")
     return engine, sidecar

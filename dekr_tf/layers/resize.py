@@ -11,7 +11,7 @@ class Enlarge(keras.layers.Layer):
     """Enlarges a map by a whole factor, in float32: float16 interpolation is a known source of NaN in training.
 
     Args:
-        factor: of both sides.
+        factor: of both sides; a whole number, for `nearest` a power of two.
         interpolation: `nearest`, or `bilinear` with half-pixel centers.
 
     Input (B, H, W, C), output (B, factor H, factor W, C).
@@ -19,6 +19,8 @@ class Enlarge(keras.layers.Layer):
 
     def __init__(self, factor, interpolation, **kwargs):
         super().__init__(**kwargs)
+        if interpolation == "nearest" and factor & (factor - 1):
+            raise ValueError(f"nearest enlarging: expected a power of two. Received: {factor}")
         self.factor = factor
         self.interpolation = interpolation
 

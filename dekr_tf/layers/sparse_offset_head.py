@@ -51,16 +51,16 @@ class SparseOffsetHead(keras.layers.Layer):
         def add(name, *shape):
             return self.add_weight(name=name, shape=(self.branches, *shape), initializer="zeros", trainable=False)
 
-        corners = 4 if not self.dilation else 1
-        self.kernels = [add(f"kernel{i}", 9 * corners * self.channels, self.channels) for i in range(self.blocks)]
+        self.kernels = [add(f"kernel{i}", 9 * self.channels, self.channels) for i in range(self.blocks)]
         self.biases = [add(f"bias{i}", 1, self.channels) for i in range(self.blocks)]
         # By names, since TensorFlow exports no objects in dictionaries of other keys.
-        self.offset_kernels, self.offset_biases = {}, {}
+        self.tap_kernels, self.tap_biases = {}, {}
         for index, sides in enumerate(_window_sides(self.blocks) if not self.dilation else ()):
             for side in sides:
-                shape = (side + 2) ** 2 * self.channels, side**2 * 6
-                self.offset_kernels[f"{index}_{side}"] = add(f"offset_kernel{index}_{side}", *shape)
-            self.offset_biases[str(index)] = add(f"offset_bias{index}", 1, 6)
+                name = f"{index}_{side}"
+                taps = 2 * side**2 * 9
+                self.tap_kernels[name] = add(f"tap_kernel{name}", (side + 2) ** 2 * self.channels, taps)
+                self.tap_biases[name] = add(f"tap_bias{name}", 1, taps)
         self.final_kernel = add("final_kernel", self.channels, self.outputs)
         self.final_bias = add("final_bias", 1, self.outputs)
 
@@ -76,31 +76,25 @@ class SparseOffsetHead(keras.layers.Layer):
         none = (0, 0)
         for index in range(self.blocks):
             kernel = np.pad(weights[f"kernel{index}"], (none, none, extra, extra))
-            # The four cells around a tap share its kernel.
-            kernel = kernel if self.dilation else np.repeat(kernel, 4, axis=1)
             self.kernels[index].assign(kernel.reshape(self.kernels[index].shape))
             self.biases[index].assign(np.pad(weights[f"bias{index}"], (none, extra))[:, None])
-            if not self.dilation:
-                self.offset_biases[str(index)].assign(weights[f"offset_bias{index}"][:, None])
-        for name, variable in self.offset_kernels.items():
+        for name, variable in self.tap_kernels.items():
             index, side = map(int, name.split("_"))
             kernel = np.pad(weights[f"offset_kernel{index}"], (none, none, extra, none))
-            variable.assign(_kernel_of_window(kernel, side).reshape(variable.shape))
+            variable.assign(_tap_kernel(kernel, side).reshape(variable.shape))
+            self.tap_biases[name].assign(_tap_bias(weights[f"offset_bias{index}"], side)[:, None])
         self.final_kernel.assign(np.pad(weights["final_kernel"], (none, extra, none)))
         self.final_bias.assign(weights["final_bias"][:, None])
 
     def call(self, features, rows, columns):
         images, height, width, _ = ops.shape(features)
         people = ops.shape(rows)[1]
-        table = ops.reshape(features, (images * height * width * self.branches, self.channels))
-        first = ops.arange(images, dtype="int32") * (height * width * self.branches)
-        first = ops.reshape(ops.repeat(first[:, None], people, axis=1), (1, images * people))
-        first = first + ops.arange(self.branches, dtype="int32")[:, None]
-        y, x = (ops.broadcast_to(ops.reshape(each, (1, -1)), ops.shape(first)) for each in (rows, columns))
-        outputs = self._window(_Map(table, height, width, self.branches), self.blocks - 1, y, x, first, 1, True)
-        outputs = ops.matmul(ops.reshape(outputs, (self.branches, images * people, self.channels)), self.final_kernel)
-        outputs = ops.transpose(outputs + self.final_bias, (1, 0, 2))
-        return ops.reshape(outputs, (images, people, self.branches * self.outputs))
+        source = _Map(ops.reshape(features, (-1, self.channels)), images, height, width, self.branches)
+        # All branches read around the same cells.
+        y, x = (ops.tile(ops.reshape(each, (1, -1)), (self.branches, 1)) for each in (rows, columns))
+        outputs = self._window(source, self.blocks - 1, y, x, source.first_rows(people), 1, True)
+        outputs = ops.matmul(outputs, self.final_kernel) + self.final_bias
+        return ops.reshape(ops.transpose(outputs, (1, 0, 2)), (images, people, self.branches * self.outputs))
 
     def _window(self, source, block, y, x, first, side, inside):
         """The output of a block, or the features where `block` is -1, on square windows; zero outside the map.
@@ -109,63 +103,69 @@ class SparseOffsetHead(keras.layers.Layer):
             source: the map.
             block: index.
             y, x: (G, Q) float32 whole numbers, the windows' first cells.
-            first: (G, Q) int32, row of the map's first cell.
+            first: (G, Q) or (G, 1) int32, row of the map's first cell.
             side: of the windows.
             inside: no window reaches beyond the map.
 
         Returns:
-            (G, Q, side side, C).
+            (G, Q, side side C).
         """
         steps_y, steps_x = _steps(side)
-        y, x = y[..., None] + steps_y, x[..., None] + steps_x
-        near_y, near_x = (y, x) if inside else source.clip(y, x)
+        cells_y, cells_x = y[..., None] + steps_y, x[..., None] + steps_x
+        near_y, near_x = (cells_y, cells_x) if inside else source.clip(cells_y, cells_x)
         if block < 0:
-            values = source.cells(near_y, near_x, first)
+            values = source.cells(source.rows(near_y, near_x, first[..., None]))
         elif not self.dilation:
             values = self._adaptive(source, block, y, x, first, side)
         else:
-            values = self._plain(source, block, y, x, first)
-        if inside:
-            return values
-        # Zero from a distance of one cell on.
-        return values * ops.relu(1.0 - ops.abs(y - near_y) - ops.abs(x - near_x))[..., None]
+            values = self._plain(source, block, cells_y, cells_x, first)
+        if not inside:
+            # Zero from a distance of one cell on.
+            mask = ops.relu(1.0 - ops.abs(cells_y - near_y) - ops.abs(cells_x - near_x))
+            values = ops.reshape(values, (self.branches, -1, side * side, self.channels)) * mask[..., None]
+        return ops.reshape(values, (self.branches, -1, side * side * self.channels))
 
     def _adaptive(self, source, block, y, x, first, side):
-        branches, windows, cells = ops.shape(y)
-        channels = self.channels
-        before = self._window(source, block - 1, y[..., 0] - 1.0, x[..., 0] - 1.0, first, side + 2, False)
-        offsets = ops.reshape(before, (branches, windows, (side + 2) ** 2 * channels))
-        offsets = ops.matmul(offsets, self.offset_kernels[f"{block}_{side}"])
-        offsets = ops.reshape(offsets, (branches, windows * cells, 6)) + self.offset_biases[str(block)]
-        to_y, to_x = _taps_of_offsets()
-        y = ops.reshape(y, (branches, windows * cells, 1)) + ops.matmul(offsets, to_y)
-        x = ops.reshape(x, (branches, windows * cells, 1)) + ops.matmul(offsets, to_x)
-        y, x = (ops.reshape(each, (branches, windows * cells * 9)) for each in (y, x))
+        before = self._window(source, block - 1, y - 1.0, x - 1.0, first, side + 2, False)
+        name = f"{block}_{side}"
+        taps = ops.matmul(before, self.tap_kernels[name]) + self.tap_biases[name]
+        tap_y, tap_x = (
+            ops.reshape(each + start[..., None], (self.branches, -1))
+            for each, start in zip(ops.split(taps, 2, axis=-1), (y, x), strict=True)
+        )
         # Of two cells inside the map the tap reads by its distance from each: those further than one cell count
         # nothing, so the first and last cells serve for taps beyond them too.
-        top, left = source.first_of_four(y, x)
-        weights = _corner_weights(y - top, x - left)
-        first = ops.reshape(ops.repeat(first[..., None], cells * 9, axis=2), (branches, windows * cells * 9))
-        corners = self._window(source, block - 1, top, left, first, 2, True) * weights[..., None]
-        outputs = ops.matmul(ops.reshape(corners, (branches, windows * cells, 36 * channels)), self.kernels[block])
-        outputs = ops.reshape(outputs + self.biases[block], (branches, windows, cells, channels))
-        line = side + 2
-        middle = [before[:, :, row * line + 1 : row * line + 1 + side] for row in range(1, side + 1)]
-        return ops.relu(outputs + (ops.concatenate(middle, axis=2) if side > 1 else middle[0]))
+        top, left = source.first_of_four(tap_y, tap_x)
+        shares = _corner_shares(tap_y - top, tap_x - left)
+        first = _repeat(first, side * side * 9)
+        if block:
+            corners = ops.split(self._window(source, block - 1, top, left, first, 2, True), 4, axis=-1)
+            outputs = self._convolve(corners, shares, self.kernels[block])
+        else:
+            outputs = self._convolve(source.four_cells(source.rows(top, left, first)), shares, self.kernels[block])
+        outputs = ops.reshape(outputs + self.biases[block], (self.branches, -1, side * side * self.channels))
+        # What a row of the window holds, without its first and last cell.
+        starts = [(row * (side + 2) + 1) * self.channels for row in range(1, side + 1)]
+        middle = [before[..., start : start + side * self.channels] for start in starts]
+        return ops.relu(outputs + (ops.concatenate(middle, axis=-1) if side > 1 else middle[0]))
+
+    def _convolve(self, corners, shares, kernel):
+        """Nine taps, each of four corners (G, M, C) with shares (G, M), times kernel (G, 9 C, C): (G, M / 9, C)."""
+        # Corner by corner: to put the numbers of four corners side by side costs more than reading the features.
+        sampled = sum(corner * share[..., None] for corner, share in zip(corners, shares, strict=True))
+        return ops.matmul(ops.reshape(sampled, (self.branches, -1, 9 * self.channels)), kernel)
 
     def _plain(self, source, block, y, x, first):
-        branches, windows, cells = ops.shape(y)
+        cells = y.shape[-1]
         steps_y, steps_x = (ops.convert_to_tensor(axis, "float32") * self.dilation for axis in zip(*GRID, strict=True))
         y, x = (
-            ops.reshape(each[..., None] + steps, (branches, windows * cells * 9))
-            for each, steps in ((y, steps_y), (x, steps_x))
+            ops.reshape(each[..., None] + steps, (self.branches, -1)) for each, steps in ((y, steps_y), (x, steps_x))
         )
-        first = ops.reshape(ops.repeat(first[..., None], cells * 9, axis=2), (branches, windows * cells * 9))
+        first = _repeat(first, 9 * cells)
         before = self._window(source, block - 1, y, x, first, 1, False)
-        before = ops.reshape(before, (branches, windows * cells, 9 * self.channels))
+        before = ops.reshape(before, (self.branches, -1, 9 * self.channels))
         outputs = ops.matmul(before, self.kernels[block]) + self.biases[block]
-        outputs = ops.relu(outputs + before[..., 4 * self.channels : 5 * self.channels])
-        return ops.reshape(outputs, (branches, windows, cells, self.channels))
+        return ops.relu(outputs + before[..., 4 * self.channels : 5 * self.channels])
 
     def compute_output_shape(self, features_shape, rows_shape, columns_shape):
         return (*rows_shape, self.branches * self.outputs)
@@ -184,12 +184,23 @@ class SparseOffsetHead(keras.layers.Layer):
 class _Map:
     """Features as a table with a row for each cell and branch, the branches of a cell together."""
 
-    def __init__(self, table, height, width, branches):
+    def __init__(self, table, images, height, width, branches):
         self.table = table
+        self.images = images
+        self.cells_of_image = height * width
         self.branches = branches
+        self.row_step = width * branches
         self.width = ops.cast(width, "float32")
         self.last_y = ops.cast(height, "float32") - 1.0
         self.last_x = self.width - 1.0
+
+    def first_rows(self, windows):
+        """The rows of cell (0, 0), int32: (G, images windows), or (G, 1) where all are of the same image."""
+        branches = ops.arange(self.branches, dtype="int32")[:, None]
+        if isinstance(self.images, int) and self.images == 1:
+            return branches
+        first = ops.arange(self.images, dtype="int32") * (self.cells_of_image * self.branches)
+        return branches + ops.reshape(ops.repeat(first[:, None], windows, axis=1), (1, self.images * windows))
 
     def clip(self, y, x):
         """The nearest cells."""
@@ -199,12 +210,24 @@ class _Map:
         """The first of the four cells around a position, or of those next to it at a border."""
         return ops.clip(ops.floor(y), 0.0, self.last_y - 1.0), ops.clip(ops.floor(x), 0.0, self.last_x - 1.0)
 
-    def cells(self, y, x, first):
-        """Features (G, Q, S, C) of cells y, x (G, Q, S), all inside; `first` (G, Q) are the rows of cell (0, 0)."""
+    def rows(self, y, x, first):
+        """The rows of cells y, x, all inside; `first` are the rows of cell (0, 0)."""
         # Cells are counted exactly in float32 (up to 2^24 of them), rows of a batch and all branches are not.
-        rows = ops.cast(y * self.width + x, "int32") * self.branches + first[..., None]
-        values = gather_rows(self.table, ops.reshape(rows, (-1,)))
-        return ops.reshape(values, (*ops.shape(rows), self.table.shape[-1]))
+        return ops.cast(y * self.width + x, "int32") * self.branches + first
+
+    def cells(self, rows):
+        """Features (..., C) of the cells in these rows."""
+        return gather_rows(self.table, rows)
+
+    def four_cells(self, rows):
+        """Features (..., C) of the cells in these rows, of those right of them, below, and right of those."""
+        steps = self.branches, self.row_step, self.row_step + self.branches
+        return [self.cells(each) for each in (rows, *(rows + step for step in steps))]
+
+
+def _repeat(first, times):
+    """The rows `first` (G, Q) or (G, 1) for so many cells of each window: (G, Q times) or (G, 1)."""
+    return first if first.shape[1] == 1 else ops.repeat(first, times, axis=1)
 
 
 def _window_sides(blocks):
@@ -215,16 +238,26 @@ def _window_sides(blocks):
     return [sorted(each) for each in reversed(sides)]
 
 
-def _kernel_of_window(kernel, side):
-    """A 3x3 kernel (G, 9, C, F) for all cells of a window: (G, side + 2, side + 2, C, side, side, F)."""
-    branches, _, channels, filters = kernel.shape
-    spread = np.zeros((branches, side + 2, side + 2, channels, side, side, filters), kernel.dtype)
+def _tap_kernel(kernel, side):
+    """The 3x3 kernel of offsets (G, 9, C, 6), on all cells of a window, for the nine taps of each cell.
+
+    Returns:
+        (G, side + 2, side + 2, C, 2, side, side, 9), y of all taps before x.
+    """
+    branches, _, channels, _ = kernel.shape
+    spread = np.zeros((branches, side + 2, side + 2, channels, 2, side, side, 9), kernel.dtype)
+    taps = (kernel @ _taps_of_offsets()).reshape(branches, 3, 3, channels, 2, 9)
     for row in range(side):
         for column in range(side):
-            spread[:, row : row + 3, column : column + 3, :, row, column] = kernel.reshape(
-                branches, 3, 3, channels, filters
-            )
+            spread[:, row : row + 3, column : column + 3, :, :, row, column] = taps
     return spread
+
+
+def _tap_bias(bias, side):
+    """From a window's first cell to all taps of its cells, with the bias (G, 6) of the offsets: (G, 2 side side 9)."""
+    cells = np.stack(np.divmod(np.arange(side * side), side))
+    taps = (bias @ _taps_of_offsets()).reshape(-1, 2, 1, 9) + cells[:, :, None]
+    return taps.reshape(len(bias), -1)
 
 
 def _steps(side):
@@ -234,14 +267,14 @@ def _steps(side):
 
 
 def _taps_of_offsets():
-    """What makes the y and the x of nine taps, less those of the cell, of (yy, yx, xy, xx, ty, tx): (6, 9) each."""
-    y = np.array([(gy, gx, 0, 0, 1, 0) for gy, gx in GRID]).T
-    x = np.array([(0, 0, gy, gx, 0, 1) for gy, gx in GRID]).T
-    return ops.convert_to_tensor(y, "float32"), ops.convert_to_tensor(x, "float32")
+    """What makes y and x of nine taps, less those of the cell, of (yy, yx, xy, xx, ty, tx): (6, 18)."""
+    y = [(gy, gx, 0, 0, 1, 0) for gy, gx in GRID]
+    x = [(0, 0, gy, gx, 0, 1) for gy, gx in GRID]
+    return np.array(y + x, np.float32).T
 
 
-def _corner_weights(y, x):
-    """Bilinear weights (G, Q, 4) of the cells (0, 0), (0, 1), (1, 0) and (1, 1) for positions y, x (G, Q)."""
+def _corner_shares(y, x):
+    """Bilinear weights of the cells (0, 0), (0, 1), (1, 0) and (1, 1) for positions y, x, each of their shape."""
     top, bottom = (ops.relu(1.0 - ops.abs(y - row)) for row in (0.0, 1.0))
     left, right = (ops.relu(1.0 - ops.abs(x - column)) for column in (0.0, 1.0))
-    return ops.stack([top * left, top * right, bottom * left, bottom * right], axis=-1)
+    return top * left, top * right, bottom * left, bottom * right

@@ -9,6 +9,7 @@ from keras import ops
 from dekr_tf.errors import InputError
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.backend import gather_rows
+from dekr_tf.layers.resize import Enlarge
 from dekr_tf.layers.sparse_offset_head import SparseOffsetHead, padded_channels
 from dekr_tf.models.dekr import OUTPUT_STRIDE, OrderKeypoints
 from dekr_tf.sidecar import Sidecar
@@ -24,6 +25,7 @@ def build_pose_model(
     *,
     batch_size: int | None = None,
     flip: bool = False,
+    heatmap_output: bool = False,
 ) -> keras.Model:
     """Builds the network from image to candidate poses, with the weights that `model` has now.
 
@@ -36,12 +38,14 @@ def build_pose_model(
         image_size: (height, width) of the input, multiples of 32; by default any.
         batch_size: number of images; by default any.
         flip: flip test: each image is also looked at mirrored, and the two are averaged.
+        heatmap_output: with the heatmap among the outputs, for multi-scale test and matching.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 arrays for the
         N = `decoder.max_people` best centers, highest first: `keypoints` (B, N, K, 2), x and y in input pixels;
         `keypoint_scores` (B, N, K), center score times heat value; `center_scores` (B, N). Where fewer centers are
-        above the threshold, the others are zero in all three.
+        above the threshold, the others are zero in all three. With `heatmap_output` also `heatmap` (B, h, w, K + 1),
+        with flip test the mean of the two.
 
     Raises:
         InputError: the model is not one of `build_dekr`, or has another skeleton.
@@ -49,8 +53,8 @@ def build_pose_model(
     schema, decoder = sidecar.schema, sidecar.decoder
     try:
         weights = fold_offset_head(model)
-        transition = _fold_batch_norm(model, "offset_transition")
-        maps = keras.Model(model.input, [model.get_layer(name).output for name in ("heatmap", "features")], name="maps")
+        entrance = _fold_batch_norm(model, "offset_transition")
+        maps = _fold_maps(model)
     except ValueError as error:
         raise InputError(f"expected a network of build_dekr. Received: {model.name}, {error}") from error
 
@@ -59,7 +63,7 @@ def build_pose_model(
         raise InputError(f"skeleton {schema.name}: expected {len(schema) + 1} heatmap channels. Received: {channels}")
 
     image = keras.Input((*image_size, 3), batch_size=batch_size, name="image")
-    heatmap, features = maps(AppendMirrored(name="append_mirrored")(image) if flip else image)
+    heatmap, *features = maps(AppendMirrored(name="append_mirrored")(image) if flip else image)
     centers = FindCenters(decoder.max_people, decoder.center_threshold, flip, name="find_centers")
     rows, columns, scores = centers(heatmap)
     offsets = []
@@ -68,9 +72,8 @@ def build_pose_model(
         part = branches_of_size(weights, size)
         branches, channels, outputs = part["final_kernel"].shape
         padded = padded_channels(channels)
-        enter = keras.layers.Conv2D(
-            branches * padded, 1, activation="relu", dtype="float32", name=f"sparse_transition_g{size}"
-        )
+        end = start + branches * channels
+        enter = [_pad_branches(each[..., start:end], branches, padded) for each in entrance]
         blocks = sum(name.startswith("kernel") for name in part)
         sparse = SparseOffsetHead(
             branches,
@@ -81,16 +84,81 @@ def build_pose_model(
             dtype="float32",
             name=f"sparse_offset_g{size}",
         )
-        offsets.append(sparse(enter(features), rows, columns))
+        offsets.append(sparse(_transition(features, *enter, f"sparse_transition_g{size}"), rows, columns))
         sparse.load(part)
-        end = start + branches * channels
-        enter.set_weights([_pad_branches(each[..., start:end], branches, padded) for each in transition])
         start = end
     offset = keras.layers.Concatenate(name="offset_branches")(offsets) if len(offsets) > 1 else offsets[0]
     if list(weights["order"]) != sorted(weights["order"]):
         offset = OrderKeypoints(weights["order"].tolist(), dtype="float32", name="offset_order")(offset)
     poses = ReadPoses(schema.flip_indices if flip else None, name="read_poses")
-    return keras.Model(image, poses(heatmap, offset, rows, columns, scores), name="dekr_poses")
+    outputs = poses(heatmap, offset, rows, columns, scores)
+    if heatmap_output:
+        if flip:
+            plain, mirrored = ops.split(heatmap, 2, axis=0)
+            mirrored = ops.take(ops.flip(mirrored, axis=2), [*schema.flip_indices, len(schema)], axis=3)
+            heatmap = (plain + mirrored) / 2.0
+        outputs = {**outputs, "heatmap": heatmap}
+    return keras.Model(image, outputs, name="dekr_poses")
+
+
+def _fold_maps(model):
+    """The network from the image to the heatmap and the backbone's branches, batch normalisation folded."""
+    names = ["features", "heatmap_transition_relu", "heatmap"]
+    features, head, heatmap = (model.get_layer(name) for name in names)
+    branches = [features.input[0], *(model.get_layer(f"features_{i}").input for i in range(1, len(features.input)))]
+    image = keras.Input(model.input.shape[1:], name="image")
+    branches = _fold(model, model.input, branches)(image)
+    entered = _transition(branches, *_fold_batch_norm(model, "heatmap_transition"), "heatmap_transition")
+    heatmap = _fold(model, head.output, heatmap.output)(entered)
+    return keras.Model(image, [heatmap, *branches], name="maps")
+
+
+def _fold(model, inputs, outputs):
+    """A copy of a part of the model, batch normalisation folded into the convolutions."""
+    norms = {layer.name for layer in model.layers if layer.name.endswith("_bn")}
+
+    def norm_of(layer):
+        return layer.name.removesuffix("_conv") + "_bn"
+
+    def copy(layer):
+        config = layer.get_config()
+        return type(layer).from_config(config | {"use_bias": True} if norm_of(layer) in norms else config)
+
+    def call(layer, *args, **kwargs):
+        return args[0] if layer.name in norms else layer(*args, **kwargs)
+
+    part = keras.models.clone_model(keras.Model(inputs, outputs), clone_function=copy, call_function=call)
+    for layer in part.layers:
+        if norm_of(layer) in norms:
+            layer.set_weights(_fold_batch_norm(model, layer.name.removesuffix("_conv")))
+        elif layer.weights:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    return part
+
+
+def _transition(branches, kernel, bias, name):
+    """A 1x1 convolution and ReLU of the backbone's branches, enlarged to one size and side by side.
+
+    Enlarging works on each channel alone and the convolution on each cell, so they may change places: the branches are
+    convolved while they are small, and the results enlarged and added.
+
+    Args:
+        branches: (B, h / 2^i, w / 2^i, C_i).
+        kernel: (1, 1, sum of C_i, F).
+        bias: (F,).
+        name: of the layers.
+    """
+    terms = []
+    start = 0
+    for index, branch in enumerate(branches):
+        end = start + branch.shape[-1]
+        conv = keras.layers.Conv2D(len(bias), 1, use_bias=not index, dtype="float32", name=f"{name}_{index}")
+        term = conv(branch)
+        conv.set_weights([kernel[:, :, start:end], bias] if not index else [kernel[:, :, start:end]])
+        enlarge = Enlarge(2**index, "bilinear", dtype="float32", name=f"{name}_{index}_enlarge")
+        terms.append(enlarge(term) if index else term)
+        start = end
+    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")(terms))
 
 
 def fold_offset_head(model: keras.Model) -> dict[str, np.ndarray]:

@@ -79,7 +79,8 @@ def test_model(folder, capsys, monkeypatch):
     monkeypatch.setattr("dekr_tf.inference.detector.PoseDetector", Detector)
     assert analyze("--model", "m.keras", "--images", ".", "--flip", "--batch-size", "2") == 0
     assert capsys.readouterr().out == TABLES
-    assert asked == [{"config": None, "input_size": None, "flip": True, "dense": False, "rescore": None}, 1]
+    plain = {"scales": (1.0,), "match": False, "nms_threshold": None}
+    assert asked == [{"config": None, "input_size": None, "flip": True, "dense": False, "rescore": None, **plain}, 1]
 
 
 def test_crowdpose_measures_by_the_box(folder, capsys):

@@ -88,9 +88,22 @@ def test_sizes_without_people_are_a_dash(folder, capsys):
 def test_model(folder, detector):
     outputs = ("--results-output", folder / "found.json", "--output", folder / "metric.json")
     options = ("--model", folder / "best.keras", "--images", folder, "--input-size", 256, "--flip", *outputs)
+    options += ("--scales", 0.5, 1, "--match", "--nms-threshold", 0.2)
     assert evaluate(folder, *options) == 0
     assert detector == [
-        ("best.keras", {"config": None, "input_size": 256, "flip": True, "dense": False, "rescore": None}),
+        (
+            "best.keras",
+            {
+                "config": None,
+                "input_size": 256,
+                "flip": True,
+                "dense": False,
+                "rescore": None,
+                "scales": [0.5, 1.0],
+                "match": True,
+                "nms_threshold": 0.2,
+            },
+        ),
         [(160, 120, 3)],
         [(160, 120, 3)],
     ]
@@ -128,6 +141,7 @@ def test_images_are_read_in_stored_pixels(folder, detector):
         (["--model", "m.keras"], "expected --images, the folder of the images, beside --model. Received: none"),
         (["--results", "r.json", "--flip", "--input-size", "64"], "beside --results. Received: --input-size, --flip"),
         (["--results", "r.json", "--batch-size", "0"], "beside --results. Received: --batch-size"),
+        (["--results", "r.json", "--scales", "1", "--match"], "beside --results. Received: --scales, --match"),
         (["--model", "m.keras", "--images", ".", "--batch-size", "0"], "expected a positive number. Received: 0"),
         (
             ["--model", "m.keras", "--images", ".", "--metric", "crowdpose"],

@@ -29,10 +29,10 @@ def predict(tmp_path, monkeypatch, capsys):
     """Runs `dekr predict` in a folder with three photos; returns exit code, output and errors."""
     opened = []
 
-    def open_runtime(model, sidecar, config, *, flip, **options):
+    def open_runtime(model, sidecar, config, *, flip, heatmap, **options):
         opened.append(model)
         sidecar = Sidecar.from_config(config or Config(input_size=64))
-        return MapDecoder(one_person, sidecar, flip), sidecar
+        return MapDecoder(one_person, sidecar, flip, heatmap), sidecar
 
     monkeypatch.setattr("dekr_tf.inference.detector.open_runtime", open_runtime)
     monkeypatch.setattr(command_line, "VERBS", ("predict",))
@@ -103,6 +103,8 @@ def test_names_of_drawings(tmp_path):
         (["none.jpg"], "none.jpg"),
         ([".", "broken.jpg"], "broken.jpg"),
         (["street.png", "--input-size", "0"], "0"),
+        (["street.png", "--scales", "1", "0"], "1.0 0.0"),
+        (["street.png", "--nms-threshold", "-1"], "-1.0"),
         (["street.png", "--draw", "."], "."),
         (["street.png", "--output", "more"], "more"),
         (["street.png", "--config", "none.yaml"], "none.yaml"),
@@ -118,6 +120,19 @@ def test_bad_input_is_one_line_and_nothing_is_written(predict, tmp_path, argumen
     assert named in errors
     assert sorted(tmp_path.rglob("*")) == before
     assert predict.opened == []
+
+
+def test_several_scales_and_matching(predict, tmp_path):
+    options = ("--scales", "0.5", "1", "2", "--match", "--nms-threshold", "0.2", "--output", "poses.json")
+    assert predict("street.png", *options) == (0, "", "")
+    people = json.loads((tmp_path / "poses.json").read_text())
+    # Of the same person at each scale, equally good by heat, that of the largest is kept, with a damped score.
+    assert [person["score"] for person in people] == pytest.approx([0.36, 0.009])
+    assert predict("street.png", "--scales", "0.4")[::2] == (
+        2,
+        "dekr predict: error: scales: expected at least 0.5 at input size 64, for a map of 8 cells or more. "
+        "Received: 0.4\n",
+    )
 
 
 def test_an_elongated_photo_is_named(predict, tmp_path):

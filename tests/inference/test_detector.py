@@ -81,6 +81,15 @@ def test_pixels_are_normalised_with_mean_and_deviation_per_channel():
     np.testing.assert_allclose(finder.images[0, 32, 32], expected, rtol=1e-5)
 
 
+def test_every_pixel_value_is_normalised_to_the_bit_in_float32():
+    photo = np.arange(64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    (pixels,), (_, transform) = PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True).network_inputs(photo)
+    np.testing.assert_array_equal(transform, [[1, 0, 0], [0, 1, 0]])
+    mean, std = np.float32(POINT_SIDECAR.mean), np.float32(POINT_SIDECAR.std)
+    np.testing.assert_array_equal(pixels, photo.astype(np.float32) * (1 / (255 * std)) - mean / std)
+    assert pixels.dtype == np.float32
+
+
 def test_the_mirrored_image_goes_in_the_same_batch():
     finder = BlobFinder()
     PoseDetector(finder, POINT_SIDECAR, dense=True, flip=True)(photo_with_blob(70, 100, 20, 30))

@@ -57,11 +57,17 @@ def test_gradient(interpolation, jit_compile, known_size):
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
-def test_the_forward_graph_has_one_operation_for_it(interpolation):
+def test_the_forward_graph_has_no_more_than_it_needs(interpolation):
     layer = Enlarge(2, interpolation)
     graph = tf.function(layer).get_concrete_function(tf.TensorSpec((1, 3, 4, 5))).graph
     kinds = {operation.type for operation in graph.get_operations()} - {"Placeholder", "Const", "Identity", "IdentityN"}
-    assert kinds == {"ResizeNearestNeighbor" if interpolation == "nearest" else "ResizeBilinear"}
+    assert kinds == ({"ConcatV2", "DepthToSpace"} if interpolation == "nearest" else {"ResizeBilinear"})
+
+
+def test_nearest_takes_powers_of_two():
+    with pytest.raises(ValueError, match="power of two"):
+        Enlarge(6, "nearest")
+    assert Enlarge(1, "nearest")(tf.zeros((1, 2, 3, 4))).shape == (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])

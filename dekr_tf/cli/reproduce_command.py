@@ -1,0 +1,270 @@
+"""Run what a table of the paper needs, and print our figures beside the paper's.
+
+  dekr reproduce table1                                                        sizes: needs nothing but the code
+  dekr reproduce table2 --weights DIR --coco DIR                               COCO val2017
+  dekr reproduce table3                                                        sizes of the ablation's offset heads
+  dekr reproduce table5 --weights DIR --coco DIR                               AP of the ablation
+  dekr reproduce table6 --weights DIR --coco DIR --crowdpose DIR               with matching
+  dekr reproduce table7 --weights DIR --crowdpose DIR                          CrowdPose test
+
+The weights are the files that the authors publish, as .pth (which needs the torch tier), or imported under the same
+name as .keras (networks) and .npz (rescoring nets). A .keras file brings its own settings, so a network of another size
+runs too. Those of the ablation are not published; train them with the configs of their names.
+
+Rows whose files are all there are run; for the others, the missing files are listed, and where to get them. Accuracy is
+in percent; "-" stands for a figure that is not at hand, or of people who are not in the images. COCO's test-dev is not
+measured here, since its labels are kept back: `dekr evaluate --results-output` writes what its server takes.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dekr_tf.errors import InputError
+from dekr_tf.evaluation.paper_tables import AUTHORS, DATA_SETS, PUBLISHED, SIZES, TABLES, UNKNOWN, Row, Table
+
+if TYPE_CHECKING:
+    import keras
+
+    from dekr_tf.coco_format import ImageLabels
+    from dekr_tf.inference.rescoring import RescoringNet
+    from dekr_tf.sidecar import Sidecar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this verb."""
+    parser.add_argument("table", choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of the checkpoints and rescoring nets")
+    for data in DATA_SETS.values():
+        places = f"{data.annotations[0]} and {data.images[0]}"
+        parser.add_argument(data.option, type=Path, metavar="DIR", help=f"folder of {data.name}: {places}")
+    parser.add_argument("--limit", type=int, metavar="N", help="look at the first N images only: a trial, no result")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the verb.
+
+    Raises:
+        InputError: a folder is missing, no row has all of its files, or a file does not fit its row.
+    """
+    from dekr_tf.files import atomic_output
+
+    table = TABLES[arguments.table]
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit: expected a positive number of images. Received: {arguments.limit}")
+    with ExitStack() as stack:
+        # Opened before the work, so that a folder that cannot be written to is found first.
+        output = stack.enter_context(atomic_output(arguments.json)) if arguments.json else None
+        print(f"{arguments.table}: {table.title}")
+        print(f"paper's figures: {table.source}")
+        report = {"table": arguments.table, "title": table.title, "source": table.source}
+        report |= _accuracy(table, arguments) if table.rows[0].checkpoint else _sizes(table)
+        if output:
+            output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _sizes(table: Table) -> dict[str, Any]:
+    """Counts and prints the rows of a table about sizes; what `--json` gets of them."""
+    from dekr_tf.models.complexity import count_complexity
+
+    _print_header(table)
+    rows = []
+    for row in table.rows:
+        counts = count_complexity(row.config)
+        rows.append(_compare(table, row, {column: counts[key] / unit for column, (key, unit) in SIZES.items()}))
+    return {"rows": rows}
+
+
+@dataclass
+class _Places:
+    """Where the files of a row lie; `missing` says what is not there."""
+
+    found: dict[str, Path]
+    missing: list[str]
+
+
+def _accuracy(table: Table, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures and prints the rows that have all of their files; what `--json` gets of the table."""
+    options = ("--weights", *dict.fromkeys(row.data.option for row in table.rows))
+    folders = {option: getattr(arguments, option.removeprefix("--")) for option in options}
+    for option, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{option}: expected a folder. Received: {folder}")
+    places = [_find_files(row, folders) for row in table.rows]
+    missing = dict.fromkeys(line for place in places for line in place.missing)
+    if missing:
+        print("missing files:", *missing, sep="\n  ")
+    runnable = [(row, place.found) for row, place in zip(table.rows, places, strict=True) if not place.missing]
+    if not runnable:
+        given = [f"{option} {_content(folder)}" for option, folder in folders.items()]
+        raise InputError(
+            f"{arguments.table}: expected the files of at least one row, as listed. Received: {'; '.join(given)}"
+        )
+
+    # All is opened before the long work, so that a wrong file is found first.
+    models, nets, labels = {}, {}, {}
+    for row, found in runnable:
+        if (path := found["model"]) not in models:
+            models[path] = _open_model(path, row)
+        if (path := found["rescoring"]) not in nets:
+            nets[path] = _open_rescoring_net(path, row)
+        if (path := found["annotations"]) not in labels:
+            labels[path] = _read_labels(row, found, arguments.limit)
+    _print_header(table)
+    rows = []
+    for row, place in zip(table.rows, places, strict=True):
+        ours = {}
+        if not place.missing:
+            found = place.found
+            ours = _measure(row, found, *models[found["model"]], nets[found["rescoring"]], labels[found["annotations"]])
+        rows.append(_compare(table, row, ours, place.missing))
+    images = {str(path): len(each) for path, each in labels.items()}
+    return {"images": images, "limit": arguments.limit, "rows": rows}
+
+
+def _find_files(row: Row, folders: Mapping[str, Path | None]) -> _Places:
+    """The files of a row."""
+    data = row.data
+    places = _Places({}, [])
+    for kind, option, names, published in (
+        ("model", "--weights", _weight_names(row.checkpoint, ".keras"), _where_published(row.checkpoint)),
+        ("rescoring", "--weights", _weight_names(data.rescoring, ".npz"), _where_published(data.rescoring)),
+        ("annotations", data.option, data.annotations, data.published),
+        ("images", data.option, data.images, data.published),
+    ):
+        folder = folders[option]
+        file = next((folder / name for name in names if (folder / name).exists()), None) if folder else None
+        if file:
+            places.found[kind] = file
+        else:
+            paths = " or ".join(str(folder / name) if folder else name for name in names)
+            places.missing.append(f"{paths} ({'' if folder else f'in the folder of {option}; '}{published})")
+    return places
+
+
+def _weight_names(name: str, suffix: str) -> tuple[str, ...]:
+    """Where weights may lie in their folder: imported, as published, and in the folders of the authors' page."""
+    published = (f"{name}.pth", f"{PUBLISHED[name]}/{name}.pth") if name in PUBLISHED else ()
+    return (f"{name}{suffix}", *published)
+
+
+def _where_published(name: str) -> str:
+    if name in PUBLISHED:
+        return f"{AUTHORS}, model zoo"
+    return f"not published: best.keras of dekr train --config configs/{name}.yaml"
+
+
+def _content(folder: Path | None) -> str:
+    """A folder and the first names in it."""
+    if folder is None:
+        return "not given"
+    names = sorted(path.name for path in folder.iterdir())
+    return f"{folder} with {', '.join(names[:3]) or 'nothing in it'}{', ...' if len(names) > 3 else ''}"
+
+
+def _open_model(path: Path, row: Row) -> "tuple[keras.Model, Sidecar]":
+    """A network and its settings; those of the row where no sidecar lies beside it."""
+    from dekr_tf.sidecar import Sidecar, sidecar_path
+
+    if path.suffix == ".pth":
+        from converters.from_torch import import_checkpoint
+
+        model, sidecar = import_checkpoint(path, row.config), Sidecar.from_config(row.config)
+        if model.name != "dekr":
+            raise InputError(f"{path}: expected the checkpoint of a DEKR. Received: {model.name}")
+    else:
+        from dekr_tf.models.files import load_model
+
+        model, sidecar = load_model(path, None if sidecar_path(path).exists() else row.config)
+        if (sidecar.model, sidecar.input_size) != (row.config.model, row.config.input_size):
+            print(f"note: {path} is another network than the paper's")
+    if sidecar.schema.names != row.config.schema.names:
+        raise InputError(
+            f"{path}: expected a model of the skeleton {row.config.schema.name}, for {row.data.name}. "
+            f"Received: one of {sidecar.schema.name}, {len(sidecar.schema)} keypoints"
+        )
+    return model, sidecar
+
+
+def _open_rescoring_net(path: Path, row: Row) -> "RescoringNet":
+    from dekr_tf.inference.rescoring import open_rescoring_net
+
+    if path.suffix != ".pth":
+        return open_rescoring_net(path, row.config.schema)
+    from converters.from_torch import import_checkpoint
+    from dekr_tf.training.rescoring import to_rescoring_net
+
+    model = import_checkpoint(path, row.config)
+    if model.name != "rescoring":
+        raise InputError(f"{path}: expected the checkpoint of a rescoring net. Received: {model.name}")
+    return to_rescoring_net(model, row.config.schema)
+
+
+def _read_labels(row: Row, found: Mapping[str, Path], limit: int | None) -> "list[ImageLabels]":
+    """The labels of a row, whose images are there; says how many of them are looked at."""
+    from dekr_tf.coco_format import read_labels
+    from dekr_tf.evaluation.evaluator import METRICS
+    from dekr_tf.images import check_images
+
+    labels = read_labels(found["annotations"], row.config.schema)
+    part = labels[:limit]
+    METRICS[row.data.metric](part, [], row.config.schema)
+    check_images([image.file_name for image in part], found["images"])
+    only = f", the first of {len(labels)}: no result to compare" if len(part) < len(labels) else ""
+    print(f"{row.data.name}: {len(part)} images{only}")
+    return part
+
+
+def _measure(
+    row: Row,
+    found: Mapping[str, Path],
+    model: "keras.Model",
+    sidecar: "Sidecar",
+    net: "RescoringNet",
+    labels: "list[ImageLabels]",
+) -> dict[str, float]:
+    """The metric's figures in percent; those that there are no such people for are left out."""
+    from dekr_tf.evaluation.evaluator import evaluate_detector
+    from dekr_tf.inference.detector import PoseDetector
+
+    detector = PoseDetector(model, sidecar, flip=True, scales=row.scales, match=row.match, rescore=net)
+    metrics, _ = evaluate_detector(detector, labels, found["images"], metric=row.data.metric, progress=True)
+    return {name: 100 * value for name, value in metrics.items() if value >= 0}
+
+
+def _compare(table: Table, row: Row, ours: Mapping[str, float], missing: Iterable[str] = ()) -> dict[str, Any]:
+    """Prints a row, and gives what `--json` gets of it: each cell with ours, the paper's and ours minus the paper's."""
+    cells = {}
+    for column, printed in zip(table.columns, row.paper, strict=True):
+        own, paper = ours.get(column), None if printed == UNKNOWN else float(printed)
+        difference = None if own is None or paper is None else own - paper
+        cells[column] = {"ours": own, "paper": paper, "difference": difference}
+    lines = {
+        "ours": [_text(cell["ours"], ".2f") for cell in cells.values()] if ours else ["not run"],
+        "paper": row.paper,
+        "difference": [_text(cell["difference"], "+.2f") for cell in cells.values()],
+    }
+    for name, values in zip((row.name, "", ""), lines, strict=True):
+        print(_line(table, name, values, lines[values]), flush=True)
+    return {"name": row.name, "cells": cells, "missing": list(missing)}
+
+
+def _print_header(table: Table) -> None:
+    print()
+    print(_line(table, "", "", table.columns))
+
+
+def _line(table: Table, name: str, kind: str, values: Iterable[str]) -> str:
+    width = max(len(row.name) for row in table.rows)
+    cells = (f"{value:>{max(len(column), 7)}}" for column, value in zip(table.columns, values, strict=False))
+    return "  ".join([f"{name:{width}}", f"{kind:10}", *cells]).rstrip()
+
+
+def _text(value: float | None, form: str) -> str:
+    # Adding zero makes 0 of -0.
+    return UNKNOWN if value is None else format(round(value, 2) + 0.0, form)

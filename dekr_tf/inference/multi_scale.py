@@ -1,0 +1,141 @@
+"""Multi-scale test: what the network sees in a photo at several sizes becomes one set of candidates and one heatmap.
+
+Follows the paper's section 4.1 and the reference's `aggregate_results` and `pose_nms` (lib/core). Here a scale may be
+any number: an input is scaled about its top left pixel and filled up on the right and below.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dekr_tf.errors import InputError
+from dekr_tf.geometry import round_up
+from dekr_tf.inference.decoder import OUTPUT_STRIDE, cells_about, heat_values
+
+#: The network halves its input five times.
+_SIZE_MULTIPLE = 32
+#: Maps of fewer cells a side show too little.
+MIN_CELLS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the network found in one photo at one scale.
+
+    Attributes:
+        scale: of the input, times that of scale 1.
+        keypoints: (N, K, 2) x, y in pixels of the input at this scale, best center first.
+        keypoint_scores: (N, K) center score times heat value of this scale.
+        center_scores: (N,) zero where there is no candidate.
+        heatmap: (h, w, K + 1), the center last; may lack for one view at scale 1.
+    """
+
+    scale: float
+    keypoints: np.ndarray
+    keypoint_scores: np.ndarray
+    center_scores: np.ndarray
+    heatmap: np.ndarray | None = None
+
+
+def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """The scales of a test, largest first, so that the order in which they were given does not matter.
+
+    Raises:
+        InputError: there is none, one is given twice, or is not a positive number.
+    """
+    if not scales or len(set(scales)) != len(scales) or not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise InputError(f"scales: expected positive numbers, each once. Received: {' '.join(map(str, scales))}")
+    return tuple(sorted(map(float, scales), reverse=True))
+
+
+def check_smallest_map(scales: Sequence[float], input_size: int) -> None:
+    """Refuses scales at which a map would have less than `MIN_CELLS` cells a side.
+
+    Args:
+        scales: of the test.
+        input_size: pixels of the short side of the network's input at scale 1.
+
+    Raises:
+        InputError: the smallest scale is too small.
+    """
+    side = round_up(input_size)
+    if int(side * min(scales)) < MIN_CELLS * OUTPUT_STRIDE:
+        raise InputError(
+            f"scales: expected at least {MIN_CELLS * OUTPUT_STRIDE / side:g} at input size {side}, for a map of "
+            f"{MIN_CELLS} cells or more. Received: {min(scales):g}"
+        )
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """The (height, width) of the network's input at a scale, of that at scale 1: a multiple of 32."""
+    height, width = (round_up(side * scale, _SIZE_MULTIPLE) for side in size)
+    return height, width
+
+
+def merge_views(
+    views: Sequence[View], size: tuple[int, int], damping: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The candidates of all scales, for `decoder.select_poses`.
+
+    Center scores of the other scales are brought to the highest of scale 1 and damped; the scale nearest to 1 takes its
+    place where it is not among them. Heat values are the mean of all scales.
+
+    Args:
+        views: of one photo, largest scale first.
+        size: (height, width) of the network's input at scale 1.
+        damping: `DecoderConfig.multi_scale_damping`.
+
+    Returns:
+        keypoints (N, K, 2), x, y in pixels of the input at scale 1; keypoint scores (N, K), center score times heat
+        value; center scores (N,).
+    """
+    if len(views) == 1 and views[0].scale == 1:
+        view = views[0]
+        return view.keypoints, view.keypoint_scores, view.center_scores
+    base = min(views, key=lambda view: abs(math.log(view.scale)))
+    highest = base.center_scores.max(initial=0.0) or 1.0
+    center_scores = np.concatenate(
+        [
+            view.center_scores
+            if view is base
+            else view.center_scores / (view.center_scores.max(initial=0.0) or 1.0) * highest * damping
+            for view in views
+        ]
+    )
+    keypoints = np.concatenate([view.keypoints / view.scale for view in views])
+    heat = sum(heat_values(view.heatmap[..., :-1], keypoints, scale=view.scale, input_size=size) for view in views)
+    return keypoints, center_scores[:, None] * (heat / len(views)), center_scores
+
+
+def mean_heatmaps(views: Sequence[View], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The keypoints' heatmaps at input size, mean of all scales, one after another.
+
+    Args:
+        views: of one photo.
+        size: (height, width) of the network's input at scale 1.
+
+    Returns:
+        K maps (height, width) float32.
+    """
+    between = []
+    for view in views:
+        cells = view.heatmap.shape[:2]
+        between.append(
+            [cells_about(np.arange(side), count, view.scale) for side, count in zip(size, cells, strict=True)]
+        )
+    for index in range(views[0].heatmap.shape[-1] - 1):
+        total = np.float32(0)
+        for view, (rows, columns) in zip(views, between, strict=True):
+            # Columns first, while there are few rows; the rows of the larger map then lie as memory does.
+            wide = np.ascontiguousarray(_enlarge(view.heatmap[..., index].T, columns).T)
+            total = total + _enlarge(wide, rows)
+        yield total / np.float32(len(views))
+
+
+def _enlarge(heatmap, rows):
+    """(h, w) to as many rows as are given by `cells_about`."""
+    before, after, fraction = rows
+    fraction = fraction.astype(np.float32)[:, None]
+    return heatmap[before] * (1 - fraction) + heatmap[after] * fraction

@@ -1,0 +1,396 @@
+"""What is exported is opened as a user opens it, and finds what the Keras model finds."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from converters import export as export_module
+from converters import to_tflite
+from converters.export import drawn_photos, export_model, keras_detector
+from converters.verify import TOLERANCES, Comparison, Tolerance, compare
+from dekr_tf.config import Config
+from dekr_tf.errors import InputError
+from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.inference.runtimes import POSES
+from dekr_tf.models import build_dekr
+from dekr_tf.poses import Poses
+from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path
+
+ROOT = Path(__file__).parents[2]
+OLD_RUNTIME = ROOT / ".venv" / "tflite-runtime" / "bin" / "python"
+
+TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
+
+#: Pixels of the photo; scores.
+COORDINATES, SCORES = 2e-3, 1e-5
+
+PHOTOS = drawn_photos(2)
+
+
+def build():
+    """A network with random weights that finds people of odd shapes everywhere, and its sidecar."""
+    keras.utils.set_random_seed(0)
+    config = Config(keypoints=ANIMAL, input_size=64, model=TINY)
+    model = build_dekr(config.model, config.schema)
+    for layer in model.layers:
+        if hasattr(layer, "offset_bias"):
+            layer.offset_bias.assign(np.random.normal([1, 0, 0, 1, 0, 0], 0.5, layer.offset_bias.shape))
+    heatmap, offset = model.get_layer("heatmap"), model.get_layer("offset_g1_final")
+    heatmap.kernel.assign(np.random.normal(0, 0.1, heatmap.kernel.shape))
+    heatmap.bias.assign(np.full(heatmap.bias.shape, 0.5))
+    offset.kernel.assign(np.random.normal(0, 0.1, offset.kernel.shape))
+    return model, Sidecar.from_config(config)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def export(network, tmp_path_factory):
+    """Exports the network once for each set of settings; returns the path."""
+    made = {}
+
+    def make(form, *, calibrate=False, **artifact):
+        key = json.dumps([form, artifact])
+        if key not in made:
+            path = tmp_path_factory.mktemp("export") / ("model" + export_module.SUFFIXES[form])
+            export_model(*network, path, form, Artifact(**artifact), PHOTOS, calibrate=calibrate)
+            made[key] = path
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(autouse=True, scope="module")
+def convert_once():
+    """Converting takes seconds, and all precisions begin with the same file."""
+    convert, known = to_tflite.convert, {}
+
+    def cached(graph, sizes, input_type):
+        key = str([[layer.name for layer in graph.layers], sizes, input_type])
+        if key not in known:
+            known[key] = convert(graph, sizes, input_type)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_tflite, "convert", cached)
+        yield
+
+
+@pytest.fixture
+def any_difference(monkeypatch):
+    """Random weights are no measure of what eight bits do to trained ones."""
+    monkeypatch.setattr(export_module, "TOLERANCES", dict.fromkeys(TOLERANCES, Tolerance(1e3, 1e3, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("form", "artifact"),
+    [
+        ("tflite", {"graph": "poses", "input_sizes": ((64, 96),)}),
+        ("tflite", {"graph": "poses", "input_sizes": ((64, 64), (96, 64)), "input_type": "uint8"}),
+        ("tflite", {"graph": "poses", "input_sizes": ((64, 64),), "flip": True}),
+        ("tflite", {"graph": "maps", "input_sizes": ((64, 64),)}),
+        ("onnx", {"graph": "poses"}),
+        ("onnx", {"graph": "maps", "input_sizes": ((64, 96),), "input_type": "uint8"}),
+        ("saved_model", {"graph": "poses"}),
+        ("saved_model", {"graph": "maps", "input_type": "uint8"}),
+    ],
+    ids=str,
+)
+def test_poses_are_those_of_keras(network, export, form, artifact):
+    path = export(form, **artifact)
+    model, sidecar = network
+    expected = keras_detector(model, sidecar.model_copy(update={"artifact": Artifact(**artifact)}))
+    detector = PoseDetector(path)
+    assert read_sidecar(path).artifact == Artifact(**artifact)
+    for photo in PHOTOS:
+        poses, other = expected(photo), detector(photo)
+        assert len(poses) == len(other) > 3
+        np.testing.assert_allclose(other.keypoints[..., :2], poses.keypoints[..., :2], atol=COORDINATES)
+        np.testing.assert_allclose(other.keypoints[..., 2], poses.keypoints[..., 2], atol=SCORES)
+
+
+def test_photos_go_through_a_tflite_model_one_by_one(export):
+    detector = PoseDetector(export("tflite", graph="poses", input_sizes=((64, 96),)))
+    for photo, poses in zip(PHOTOS, detector.detect_batch(PHOTOS), strict=True):
+        np.testing.assert_array_equal(poses.keypoints, detector(photo).keypoints)
+
+
+def test_a_flip_test_where_the_graph_ends_at_the_maps(network, export):
+    path = export("tflite", graph="maps", input_sizes=((64, 64),))
+    artifact = Artifact(graph="poses", input_sizes=((64, 64),), flip=True)
+    model, sidecar = network
+    expected = keras_detector(model, sidecar.model_copy(update={"artifact": artifact}))(PHOTOS[0])
+    poses = PoseDetector(path, flip=True)(PHOTOS[0])
+    np.testing.assert_allclose(poses.keypoints, expected.keypoints, atol=COORDINATES)
+
+
+def test_the_size_in_which_a_photo_is_largest_is_taken(export):
+    path = export("tflite", graph="poses", input_sizes=((64, 64), (96, 64)), input_type="uint8")
+    detector = PoseDetector(path)
+    assert detector.network_inputs(np.zeros((300, 200, 3), np.uint8))[1].size == (96, 64)
+    assert detector.network_inputs(np.zeros((200, 300, 3), np.uint8))[1].size == (64, 64)
+
+
+def test_a_tflite_file_carries_its_settings(export, tmp_path):
+    path = export("tflite", graph="maps", input_sizes=((64, 64),))
+    alone = tmp_path / "alone.tflite"
+    alone.write_bytes(path.read_bytes())
+    assert read_sidecar(alone) == read_sidecar(path)
+    expected, poses = PoseDetector(path)(PHOTOS[0]), PoseDetector(alone)(PHOTOS[0])
+    np.testing.assert_array_equal(poses.keypoints, expected.keypoints)
+    with zipfile.ZipFile(alone) as archive:
+        assert json.loads(archive.read("sidecar.json"))["artifact"]["graph"] == "maps"
+
+
+def operators(path):
+    """Counts of a model's operators, without those of delegates."""
+    names = [each["op_name"] for each in Interpreter(str(path))._get_ops_details()]
+    return {name: names.count(name) for name in set(names) if name != "DELEGATE"}
+
+
+def test_batch_normalisation_is_folded(export):
+    counts = operators(export("tflite", graph="maps", input_sizes=((64, 64),)))
+    assert not {"VAR_HANDLE", "READ_VARIABLE", "RSQRT", "MUL", "SUB"} & set(counts)
+
+
+def test_maps_run_in_one_piece_on_the_delegate(export):
+    """No operator is left for LiteRT's own kernels, and TensorFlow's rules find none that a GPU would not take."""
+    path = export("tflite", graph="maps", input_sizes=((64, 64),))
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    operators = interpreter._get_ops_details()
+    (delegate,) = [each for each in operators if each["op_name"] == "DELEGATE"]
+    assert {each["index"] for each in interpreter.get_output_details()} <= set(delegate["outputs"])
+    report = io.StringIO()
+    with contextlib.redirect_stdout(report):
+        tf.lite.experimental.Analyzer.analyze(model_content=path.read_bytes(), gpu_compatibility=True)
+    assert "GPU COMPATIBILITY WARNING" not in report.getvalue()
+
+
+def test_sizes_share_their_weights(export):
+    one = export("tflite", graph="poses", input_sizes=((64, 96),)).stat().st_size
+    two = export("tflite", graph="poses", input_sizes=((64, 64), (96, 64)), input_type="uint8").stat().st_size
+    assert two < 1.5 * one
+
+
+def constants(path):
+    """Types of the weights of a model's convolutions, and of its inputs and outputs."""
+    interpreter = Interpreter(str(path))
+    types = {each["index"]: each["dtype"] for each in interpreter.get_tensor_details()}
+    kernels = [types[each["inputs"][1]] for each in interpreter._get_ops_details() if each["op_name"] == "CONV_2D"]
+    ends = interpreter.get_input_details() + interpreter.get_output_details()
+    return kernels, {each["dtype"] for each in ends}
+
+
+@pytest.mark.parametrize("precision", ["float16", "dynamic_int8", "int8"])
+def test_precisions(export, any_difference, precision):
+    whole = export("tflite", graph="poses", input_sizes=((64, 96),))
+    path = export("tflite", graph="poses", input_sizes=((64, 96),), precision=precision, calibrate=precision == "int8")
+    assert path.stat().st_size < whole.stat().st_size
+    kernels, ends = constants(path)
+    assert ends == {np.float32}
+    if precision != "float16":
+        # The last convolution of the heatmap, and the offset head's, stay as they are.
+        assert 0 < sum(each == np.float32 for each in kernels) < 6 < sum(each == np.int8 for each in kernels)
+    expected, poses = PoseDetector(whole)(PHOTOS[0]), PoseDetector(path)(PHOTOS[0])
+    best, other = expected.keypoints[0], poses.keypoints
+    nearest = np.linalg.norm(other[..., :2] - best[:, :2], axis=-1).mean(axis=1).min()
+    assert 0 < nearest < (0.5 if precision == "float16" else 20)
+
+
+def test_encoded_images_of_any_sizes(network, export):
+    """Images that are sampled at whole pixels, since the graph does not round to 1/32 of a pixel as OpenCV does."""
+    path = export("saved_model", graph="poses")
+    detector = PoseDetector(path)
+    images = [np.ascontiguousarray(PHOTOS[0][:64, :128]), np.ascontiguousarray(PHOTOS[1][:128])]
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    poses = tf.saved_model.load(str(path)).signatures["encoded"](image_bytes=tf.constant(files))
+    assert poses["keypoints"].shape == (2, 30, 4, 2)
+    for image, *candidates in zip(images, *(poses[name].numpy() for name in POSES), strict=True):
+        found = select_poses(*candidates, network[1].decoder)
+        expected = detector(image)
+        np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=COORDINATES)
+        assert len(found) > 3
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime was made for Python 3.11 and older")
+@pytest.mark.parametrize(
+    ("precision", "graph"), [("float32", "poses"), ("float32", "maps"), ("float16", "poses"), ("int8", "poses")]
+)
+def test_the_retired_runtime(export, any_difference, tmp_path, precision, graph):
+    """In an environment of its own with NumPy 1 and neither TensorFlow nor Keras."""
+    size = (64, 64) if graph == "maps" else (64, 96)
+    path = export("tflite", graph=graph, input_sizes=(size,), precision=precision, calibrate=precision == "int8")
+    np.save(tmp_path / "photo.npy", PHOTOS[0])
+    program = """
+import json, sys
+import numpy as np
+from dekr_tf.inference.detector import PoseDetector
+poses = PoseDetector(sys.argv[1])(np.load(sys.argv[2]))
+loaded = [name for name in ("tflite_runtime", "ai_edge_litert", "tensorflow", "keras") if name in sys.modules]
+print(json.dumps([np.__version__, loaded, poses.keypoints.tolist()]))
+"""
+    run = subprocess.run(
+        [OLD_RUNTIME, "-c", program, path, tmp_path / "photo.npy"],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    version, loaded, keypoints = json.loads(run.stdout)
+    assert version.startswith("1.26.")
+    assert loaded == ["tflite_runtime"]
+    expected = PoseDetector(path)(PHOTOS[0]).keypoints
+    if precision == "int8":
+        # Kernels of eight bits round in other ways.
+        assert len(keypoints) > 0
+    else:
+        np.testing.assert_allclose(keypoints, expected, atol=COORDINATES)
+
+
+def test_what_needs_another_operator_is_refused():
+    image = keras.Input((None, None, 3), name="image")
+    network = keras.Model(image, {"heatmap": keras.layers.Lambda(lambda x: tf.math.betainc(x, x, x))(image)})
+    with pytest.raises(InputError, match=r"builtin operators. Received: .*Betainc"):
+        to_tflite.convert(network, [(64, 64)], "float32")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "artifact", "reason"),
+    [
+        ("tflite", "m.tflite", {"input_sizes": ((64, 72),)}, "multiples of 32 pixels. Received: 64x72"),
+        ("tflite", "m.tflite", {}, "fixed size: expected one. Received: none"),
+        ("tflite", "m.lite", {"input_sizes": ((64, 64),)}, "ends in .tflite. Received: .*m.lite"),
+        ("tflite", "m.tflite", {"input_sizes": ((64, 64),), "precision": "int8"}, "int8 needs --calibration"),
+        (
+            "tflite",
+            "m.tflite",
+            {"input_sizes": ((64, 64),), "graph": "maps", "flip": True},
+            "no flip test",
+        ),
+        ("onnx", "m.onnx", {"input_sizes": ((64, 64), (64, 96))}, "one input size, or none for any. Received: 2"),
+        ("onnx", "m.onnx", {"precision": "float16"}, "expected float32.*Received: float16"),
+        ("saved_model", "m", {"precision": "int8"}, "expected float32.*Received: int8"),
+    ],
+)
+def test_what_cannot_be_exported(network, tmp_path, form, name, artifact, reason):
+    artifact = Artifact(**{"graph": "poses", **artifact})
+    with pytest.raises(InputError, match=reason):
+        export_model(*network, tmp_path / name, form, artifact, PHOTOS, calibrate=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_numbers(tmp_path):
+    model, sidecar = build()
+    kernel = model.get_layer("stem_1_conv").kernel
+    values = kernel.numpy()
+    values[0, 0, 0, :2] = np.nan
+    kernel.assign(values)
+    with pytest.raises(InputError, match=r"weights stem_1_conv/kernel: expected finite values.*: 2 that"):
+        export_model(model, sidecar, tmp_path / "m.onnx", "onnx", Artifact(graph="poses"), PHOTOS, calibrate=False)
+
+
+def test_a_difference_that_is_too_large_leaves_nothing(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "TOLERANCES", {"float16": Tolerance(0.0, 0.0, 0.0)})
+    artifact = Artifact(graph="maps", input_sizes=((64, 64),), precision="float16")
+    with pytest.raises(InputError, match=r"m.tflite would differ too much .* Received: \d+ people in 2 images"):
+        export_model(*network, tmp_path / "m.tflite", "tflite", artifact, PHOTOS, calibrate=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_needs_people(tmp_path):
+    model, sidecar = build()
+    heatmap = model.get_layer("heatmap")
+    heatmap.kernel.assign(np.zeros(heatmap.kernel.shape))
+    heatmap.bias.assign(np.zeros(heatmap.bias.shape))
+    with pytest.raises(InputError, match=r"photos with people that the model finds\. Received: 2 without"):
+        export_model(model, sidecar, tmp_path / "m", "saved_model", Artifact(graph="maps"), PHOTOS, calibrate=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_not_replaced(network, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine").write_text("keep")
+    with pytest.raises(InputError, match="new or empty folder"):
+        export_model(*network, tmp_path / "m", "saved_model", Artifact(graph="maps"), PHOTOS, calibrate=False)
+    assert (tmp_path / "m" / "mine").read_text() == "keep"
+
+
+class Finds:
+    """A detector that finds the same poses in every image."""
+
+    def __init__(self, *poses, score=0.5):
+        keypoints = np.array(poses, np.float32).reshape(-1, 4, 2)
+        scored = np.concatenate([keypoints, np.full((*keypoints.shape[:2], 1), score, np.float32)], axis=-1)
+        self.poses = Poses(scored, np.full(len(scored), score, np.float32))
+
+    def __call__(self, image):
+        return self.poses
+
+
+SQUARE = np.array([(0, 0), (30, 0), (30, 40), (0, 40)])
+
+
+def test_a_comparison_by_hand():
+    """One person has moved by (3, 4), one is gone; what the other detector finds besides does not count."""
+    expected = Finds(SQUARE, SQUARE + 100)
+    actual = Finds(SQUARE + np.array([3, 4]), SQUARE + 300, score=0.25)
+    assert compare(expected, actual, [None, None]) == Comparison(2, 4, 2, (5.0, 5.0), (0.25, 0.25))
+    assert compare(expected, Finds(), [None]) == Comparison(1, 2, 2, (0.0, 0.0), (0.0, 0.0))
+    comparison = Comparison(1, 10, 1, (0.5, 3.0), (0.01, 0.1))
+    assert comparison.within(Tolerance(0.5, 0.01, 0.1))
+    assert not comparison.within(Tolerance(0.4, 0.01, 0.1))
+    assert not comparison.within(Tolerance(0.5, 0.009, 0.1))
+    assert not comparison.within(Tolerance(0.5, 0.01, 0.09))
+
+
+def test_models_that_cannot_be_opened(export, tmp_path):
+    whole = export("tflite", graph="poses", input_sizes=((64, 96),))
+    content = whole.read_bytes()
+
+    text = sidecar_path(whole).read_text()
+
+    def refused(reason, name="m.tflite", data=content, sidecar=text, **options):
+        path = tmp_path / name
+        path.write_bytes(data)
+        sidecar_path(path).unlink(missing_ok=True)
+        if sidecar is not None:
+            sidecar_path(path).write_text(sidecar)
+        with pytest.raises(InputError, match=reason):
+            PoseDetector(path, **options)
+
+    settings = json.loads(text)
+    end = content.rindex(b"PK\x03\x04")
+    refused("no sidecar; expected its settings in", data=content[:end], sidecar=None)
+    refused("expected version 1. Received: 2", sidecar=json.dumps({**settings, "version": 2}))
+    refused("no TFLite model that can be run, or it is damaged", data=content[: len(content) // 2])
+    refused("no TFLite model that can be run", data=b"hello")
+    refused("no ONNX model that can be run", name="m.onnx", data=b"hello")
+    refused("dekr export wrote", sidecar=json.dumps({key: settings[key] for key in settings if key != "artifact"}))
+    maps = {**settings, "artifact": {**settings["artifact"], "graph": "maps"}}
+    refused("expected the outputs heatmap, features. Received:", sidecar=json.dumps(maps))
+    refused("expected no input size beside a model that takes 64x96 only. Received: 128", input_size=128)
+    refused("exported with --flip", flip=True)
+    refused("Keras model for a dense offset head", dense=True)
+    with pytest.raises(InputError, match="no such model"):
+        PoseDetector(tmp_path / "gone.tflite")
+    with pytest.raises(InputError, match="no sidecar"):
+        PoseDetector(tmp_path)
+    (tmp_path / "sidecar.json").write_text(json.dumps({**settings, "artifact": {"graph": "poses"}}))
+    with pytest.raises(InputError, match="no SavedModel, or it is damaged"):
+        PoseDetector(tmp_path)
