@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
-.PHONY: test lint demo clean
+.PHONY: test lint demo fuzz clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -30,6 +30,13 @@ demo: $(STAMP)
 	$(BIN)/dekr predict demo/data/val/images --model $(MODEL) --output demo/poses.json --draw demo/pictures
 	@echo "The poses are in demo/poses.json, the pictures in demo/pictures."
 
+# FUZZ_SECONDS for each of what is fuzzed.
+FUZZ_SECONDS ?= 60
+fuzz: $(STAMP)
+	$(PIP) atheris
+	$(BIN)/python fuzz/fuzz_serving.py answers $(FUZZ_SECONDS)
+	$(BIN)/python fuzz/fuzz_serving.py images $(FUZZ_SECONDS)
+
 clean:
 	rm -rf .venv demo build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -41,6 +48,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 		{ echo "error: $(PYTHON) has no venv module; on Debian: sudo apt install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps tensorflow-serving-api
 	@test -z '$(TORCH)' || $(PIP) '$(TORCH)' 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) '$(TORCH)' || \
 		echo "note: no PyTorch without CUDA to be had ($(TORCH)); the tests that need it are skipped"
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \

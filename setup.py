@@ -43,6 +43,9 @@ setup(
         "train-cpu": [*TRAIN, *TENSORFLOW_CPU],
         "train-gpu": [*TRAIN, "tensorflow[and-cuda]>=2.20"],
         "export": EXPORT,
+        # TensorFlow Serving's messages, which need TensorFlow. They are made for the package `tensorflow`: beside
+        # `tensorflow-cpu`, install them without what they ask for, as the Makefile does.
+        "serving": ["tensorflow-serving-api>=2.20", "urllib3>=2.2"],
         # For the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
         # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
         "torch": ["torch>=2.6"],
@@ -50,6 +53,8 @@ setup(
             *TRAIN,
             *TENSORFLOW_CPU,
             *EXPORT,
+            "grpcio>=1.64",
+            "urllib3>=2.2",
             "hypothesis>=6.100",
             "pytest>=8",
             "pytest-xdist>=3.6",

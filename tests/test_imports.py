@@ -20,6 +20,7 @@ FOUNDATION = {
     "config",
     "sidecar",
     "images",
+    "serving",
     "video",
 }
 #: What each room may import besides itself and the foundation.

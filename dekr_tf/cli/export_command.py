@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dekr_tf.cli.arguments import image_size
 from dekr_tf.config import load_config
+from dekr_tf.errors import InputError
 
 #: Photos that are drawn to compare on where none are given.
 DRAWN = 4
@@ -20,7 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="FILE", help=".keras or .weights.h5 file")
     parser.add_argument("--config", metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--format", required=True, choices=("saved_model", "tflite", "onnx"), help="what to write")
-    parser.add_argument("--output", required=True, type=Path, metavar="PATH", help="file, or folder of a SavedModel")
+    written = parser.add_mutually_exclusive_group(required=True)
+    written.add_argument("--output", type=Path, metavar="PATH", help="file, or folder of a SavedModel")
+    written.add_argument(
+        "--serving",
+        type=Path,
+        metavar="MODELS/NAME/VERSION",
+        help="folder of a version of a model for TensorFlow Serving, whose signatures give final poses (saved_model)",
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "float16", "dynamic_int8", "int8"),
@@ -55,6 +63,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, folders or patterns of photos such as the model will see: int8 takes its ranges from them, and "
         f"the comparison is made on them (default: on {DRAWN} drawn ones)",
     )
+    serving = parser.add_argument_group("with --serving")
+    serving.add_argument(
+        "--nms", action=argparse.BooleanOptionalAction, default=True, help="pose NMS in the graph (default: yes)"
+    )
+    serving.add_argument("--rescore", metavar="FILE", help="rescoring net of `dekr rescore train`, put into the graph")
+    serving.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="refuse only the bad images of a batch, by an output `error`; needed for batching on the server, where "
+        "requests of several callers go together",
+    )
+    serving.add_argument(
+        "--max-pixels",
+        type=int,
+        default=4096 * 4096,
+        metavar="N",
+        help="larger images are refused before they are decoded (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -63,6 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: the model, a photo or the output is not usable, or the export differs too much.
     """
+    if arguments.serving and arguments.format != "saved_model":
+        raise InputError(f"--serving: expected --format saved_model. Received: {arguments.format}")
     from dekr_tf.images import find_images, read_image
 
     config = load_config(arguments.config) if arguments.config else None
@@ -85,6 +113,17 @@ def run(arguments: argparse.Namespace) -> None:
         input_type=arguments.input_type,
         flip=arguments.flip,
     )
+    taken = ", ".join(f"{height}x{width}" for height, width in sizes) or "any size"
+    if arguments.serving:
+        from converters.to_serving import ServingOptions, docker_command, export_serving
+
+        options = ServingOptions(arguments.nms, arguments.rescore, arguments.skip_bad_images, arguments.max_pixels)
+        found = photos or drawn_photos(DRAWN)
+        comparison = export_serving(model, sidecar, arguments.serving, artifact, options, found)
+        print(f"{arguments.serving}: poses for TensorFlow Serving, input of {taken}")
+        print(f"compared with Keras: {comparison}")
+        print(docker_command(arguments.serving.absolute().parents[1]))
+        return
     comparison = export_model(
         model,
         sidecar,
@@ -94,6 +133,5 @@ def run(arguments: argparse.Namespace) -> None:
         photos or drawn_photos(DRAWN),
         calibrate=bool(photos),
     )
-    taken = ", ".join(f"{height}x{width}" for height, width in sizes) or "any size"
     print(f"{arguments.output}: graph {artifact.graph}, {artifact.precision}, input {artifact.input_type} of {taken}")
     print(f"compared with Keras: {comparison}")

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 from dekr_tf import __version__
@@ -26,6 +27,7 @@ VERBS = (
     "info",
     "import",
     "export",
+    "serve-client",
     "benchmark",
     "data",
 )
@@ -41,8 +43,16 @@ TIERS = {
     "onnx": "export",
     "onnxruntime": "export",
     "tf2onnx": "export",
+    "grpc": "serving",
+    "tensorflow_serving": "serving",
+    "urllib3": "serving",
     "torch": "torch",
 }
+
+
+def command_module(verb: str) -> ModuleType:
+    """The module of a verb."""
+    return importlib.import_module(f"dekr_tf.cli.{verb.replace('-', '_')}_command")
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dekr {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
-        module = importlib.import_module(f"dekr_tf.cli.{verb}_command")
+        module = command_module(verb)
         subparser = verbs.add_parser(
             verb,
             help=module.__doc__.splitlines()[0],

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import dekr_tf
-from dekr_tf.cli.main import VERBS, build_parser, main, quiet_import
+from dekr_tf.cli.main import VERBS, build_parser, command_module, main, quiet_import
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
 
@@ -24,7 +24,7 @@ def exit_code(argv):
 def test_every_verb_explains_itself(verb, capsys):
     assert exit_code([verb, "--help"]) == 0
     output = capsys.readouterr().out
-    docstring = importlib.import_module(f"dekr_tf.cli.{verb}_command").__doc__
+    docstring = command_module(verb).__doc__
     assert docstring.strip() in output
     assert f"dekr {verb}" in output
 
@@ -46,7 +46,7 @@ def test_help_lists_the_verbs(capsys):
     assert exit_code(["--help"]) == 0
     output = capsys.readouterr().out
     for verb in VERBS:
-        assert importlib.import_module(f"dekr_tf.cli.{verb}_command").__doc__.splitlines()[0][:30] in output
+        assert command_module(verb).__doc__.splitlines()[0][:30] in output
 
 
 def test_version(capsys):
