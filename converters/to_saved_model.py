@@ -1,5 +1,6 @@
 """SavedModels for TensorFlow and TF Serving."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -43,8 +44,24 @@ def write_saved_model(graph: keras.Model, sidecar: Sidecar, folder: Path) -> Non
     if sidecar.artifact.graph == "poses":
         encoded = encoded_images(lambda image: graph(normalized(image), training=False), sidecar)
         endpoints["encoded"] = (encoded, tf.TensorSpec((None,), tf.string, name="image_bytes"))
-    archive = keras.export.ExportArchive()
-    archive.track(graph)
-    for name, (function, specification) in endpoints.items():
-        archive.add_endpoint(name, function, [specification])
-    archive.write_out(folder, verbose=False)
+    save_signatures(endpoints, graph.variables, folder)
+
+
+def save_signatures(
+    endpoints: Mapping[str, tuple[Callable, tf.TensorSpec]], variables: Sequence[keras.Variable], folder: Path
+) -> None:
+    """Writes functions of one tensor as the signatures of a SavedModel.
+
+    Args:
+        endpoints: by name, the function and what it takes.
+        variables: that the functions use.
+        folder: to write to.
+    """
+    # Not `keras.export.ExportArchive`, which stores every weight twice.
+    module = tf.Module()
+    module.weights = list({id(each): each.value for each in variables}.values())
+    signatures = {
+        name: tf.function(function, input_signature=[specification], autograph=False)
+        for name, (function, specification) in endpoints.items()
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -1,5 +1,6 @@
 """Model folders for TensorFlow Serving: image files in, final poses out."""
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from converters.encoded_images import MAX_IMAGES, MAX_PIXELS, encoded_images
 from converters.export import keras_detector
 from converters.graphs import COARSEST_STRIDE, check_export
+from converters.to_saved_model import save_signatures
 from converters.verify import TOLERANCES, Comparison, compare
 from dekr_tf.config import DecoderConfig
 from dekr_tf.data.synthetic import draw_scene
@@ -166,14 +168,7 @@ def _write_graph(model, sidecar, options, folder):
         "tensors": (from_tensors, image),
         "maps": (maps, image),
     }
-    # Not `keras.export.ExportArchive`, which stores every weight twice.
-    module = tf.Module()
-    module.weights = list({id(each): each.value for each in (*graph.variables, *model.variables)}.values())
-    signatures = {
-        key: tf.function(function, input_signature=[specification], autograph=False)
-        for key, (function, specification) in endpoints.items()
-    }
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    save_signatures(endpoints, [*graph.variables, *model.variables], folder)
 
 
 def _input_check(size, input_size):
@@ -332,9 +327,8 @@ def _check(folder, requests, expected, options, photos):
     for photo in photos:
         (pixels,), frame = expected.network_inputs(photo)
         unscaled.append(cv2.warpAffine(photo, frame.transform, pixels.shape[1::-1], flags=cv2.INTER_LINEAR))
-    if options.nms:
-        return compare(expected, find, unscaled)
-    return compare(lambda image: _candidates(expected, image), find, unscaled)
+    right = expected if options.nms else functools.partial(_candidates, expected)
+    return compare([(right(image), find(image)) for image in unscaled])
 
 
 def _candidates(detector, image):
