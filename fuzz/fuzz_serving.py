@@ -2,7 +2,7 @@
 
     python fuzz/fuzz_serving.py images|answers SECONDS
 
-`answers` is led by atheris (pip install atheris). A file that fails is left as `crash`, in libFuzzer's case `crash-...`;
+`answers` is led by atheris (pip install atheris). A file that fails is left as `crash`, or `crash-...` by atheris;
 what is found is kept as a test in `tests/serving`.
 """
 
@@ -81,7 +81,7 @@ def fuzz_answers():
 
 
 def mutate_at_random(seeds, check, seconds):
-    """What runs in TensorFlow gives a fuzzer no coverage to be led by; so, a few wrong bytes, parts cut out or doubled."""
+    """What runs in TensorFlow gives no coverage to be led by; so: a few wrong bytes, parts cut out or doubled."""
     generator = np.random.default_rng()
     end = time.monotonic() + seconds
     runs = 0
