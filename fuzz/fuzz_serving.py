@@ -2,8 +2,8 @@
 
     python fuzz/fuzz_serving.py images|answers SECONDS
 
-`answers` is led by atheris (pip install atheris). A file that fails is left as `crash`, in libFuzzer's case
-`crash-...`; what is found is kept as a test in `tests/serving`.
+`answers` is led by atheris (pip install atheris). A file that fails is left as `crash`, or `crash-...` by atheris;
+what is found is kept as a test in `tests/serving`.
 """
 
 import os
@@ -81,7 +81,7 @@ def fuzz_answers():
 
 
 def mutate_at_random(seeds, check, seconds):
-    """Wrong bytes, parts cut out or doubled: what runs in TensorFlow gives a fuzzer no coverage to be led by."""
+    """What runs in TensorFlow gives no coverage to be led by; so: a few wrong bytes, parts cut out or doubled."""
     generator = np.random.default_rng()
     end = time.monotonic() + seconds
     runs = 0
