@@ -6,6 +6,7 @@ watches the folder.
 """
 
 import base64
+import contextlib
 import json
 import threading
 import time
@@ -126,11 +127,13 @@ def _handler(server):
             except Refusal as error:
                 status, answer = HTTP_STATUS.get(error.code, 500), {"error": str(error)}
             content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            # The client may have stopped waiting.
+            with contextlib.suppress(ConnectionError):
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
         def _predict(self, request):
             path, _, verb = self.path.partition(":")
