@@ -114,8 +114,14 @@ def _fold_maps(model):
 
 
 def _fold(model, inputs, outputs):
-    """A copy of a part of the model, batch normalisation folded into the convolutions."""
+    """A copy of a part of the model, batch normalisation folded into the convolutions.
+
+    What a convolution with a bias gives is never added to something else, but its negative subtracted, to the same
+    bits: TensorFlow would make one oneDNN kernel of convolution, bias and addition, and that kernel (2.21) keeps the
+    other summand's memory in itself, so that calls from several threads overwrite each other's maps, or freed memory.
+    """
     norms = {layer.name for layer in model.layers if layer.name.endswith("_bn")}
+    convolved, negated = {}, set()
 
     def norm_of(layer):
         return layer.name.removesuffix("_conv") + "_bn"
@@ -125,12 +131,25 @@ def _fold(model, inputs, outputs):
         return type(layer).from_config(config | {"use_bias": True} if norm_of(layer) in norms else config)
 
     def call(layer, *args, **kwargs):
-        return args[0] if layer.name in norms else layer(*args, **kwargs)
+        if layer.name in norms:
+            convolved[id(args[0])] = layer.name
+            return args[0]
+        return add(layer, args[0]) if isinstance(layer, keras.layers.Add) else layer(*args, **kwargs)
+
+    def add(layer, terms):
+        first, *others = sorted(terms, key=lambda term: id(term) in convolved)
+        for index, term in enumerate(others):
+            name = convolved.get(id(term))
+            negated.add(name)
+            kind = keras.layers.Subtract if name else keras.layers.Add
+            first = kind(dtype=layer.dtype_policy, name=f"{layer.name}_{index}")([first, term])
+        return first
 
     part = keras.models.clone_model(keras.Model(inputs, outputs), clone_function=copy, call_function=call)
     for layer in part.layers:
         if norm_of(layer) in norms:
-            layer.set_weights(_fold_batch_norm(model, layer.name.removesuffix("_conv")))
+            kernel, bias = _fold_batch_norm(model, layer.name.removesuffix("_conv"))
+            layer.set_weights([-kernel, -bias] if norm_of(layer) in negated else [kernel, bias])
         elif layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
     return part
@@ -152,9 +171,11 @@ def _transition(branches, kernel, bias, name):
     start = 0
     for index, branch in enumerate(branches):
         end = start + branch.shape[-1]
-        conv = keras.layers.Conv2D(len(bias), 1, use_bias=not index, dtype="float32", name=f"{name}_{index}")
+        # The bias is not with the branch that is added as it is: see `_fold`.
+        biased = index == 1
+        conv = keras.layers.Conv2D(len(bias), 1, use_bias=biased, dtype="float32", name=f"{name}_{index}")
         term = conv(branch)
-        conv.set_weights([kernel[:, :, start:end], bias] if not index else [kernel[:, :, start:end]])
+        conv.set_weights([kernel[:, :, start:end], bias] if biased else [kernel[:, :, start:end]])
         enlarge = Enlarge(2**index, "bilinear", dtype="float32", name=f"{name}_{index}_enlarge")
         terms.append(enlarge(term) if index else term)
         start = end

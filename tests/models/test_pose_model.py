@@ -1,5 +1,7 @@
 """The pose model gives what decoding the dense maps gives."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -170,6 +172,36 @@ def test_a_fixed_size_changes_nothing(network):
         "center_scores": (1, 30),
     }
     check(fixed(images), dense_poses(model, sidecar, images, True))
+
+
+def test_no_convolution_is_added_to_a_shared_map(network):
+    """TensorFlow would fuse the two in a kernel that calls of several threads must not share."""
+    maps = build_pose_model(*network).get_layer("maps")
+    layers = [layer for part in maps.layers for layer in getattr(part, "layers", [part])]
+    biased = {id(layer.output) for layer in layers if isinstance(layer, keras.layers.Conv2D) and layer.use_bias}
+    # One for each of the units of stages 2 to 4, for each convolution from a finer to a coarser branch in their fusions,
+    # and for the units of stage 1 and the heatmap head.
+    subtracted = [layer for layer in layers if isinstance(layer, keras.layers.Subtract)]
+    assert len(subtracted) == (2 + 3 + 4) + (1 + 3 + 6) + 2
+    for layer in layers:
+        if isinstance(layer, keras.layers.Add):
+            assert not biased & {id(each) for each in layer.input}
+
+
+def test_calls_of_several_threads_do_not_disturb_each_other(network):
+    tf.config.run_functions_eagerly(False)
+    graph = tf.function(build_pose_model(*network), input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
+    images = [images_of(1, *size) for size in ((64, 64), (64, 96), (96, 64), (96, 128), (128, 64))]
+    expected = [graph(image) for image in images]
+
+    def ask(index):
+        found = graph(images[index % 5])
+        return all((found[name].numpy() == expected[index % 5][name].numpy()).all() for name in POSES)
+
+    with ThreadPoolExecutor(8) as pool:
+        right = list(pool.map(ask, range(500)))
+    tf.config.run_functions_eagerly(True)
+    assert right == [True] * 500
 
 
 def test_it_is_saved_and_loaded(network, tmp_path):
