@@ -79,10 +79,10 @@ def encoded_images(
         return tf.ensure_shape(image, (*fixed, 3)), placement, reason
 
     def infer(image_bytes):
-        count = tf.shape(image_bytes)[0]
-        message = tf.strings.join([f"expected 1 to {max_images} images. Received: ", tf.strings.as_string(count)])
-        tf.debugging.Assert((count >= 1) & (count <= max_images), [message])
-        items = tf.range(count), image_bytes
+        image_bytes = with_checked_shape(
+            image_bytes, 1, lambda shape: (shape[0] >= 1) & (shape[0] <= max_images), f"1 to {max_images} images"
+        )
+        items = tf.range(tf.shape(image_bytes)[0]), image_bytes
         if fixed:
             signature = (tf.TensorSpec((*fixed, 3), tf.uint8), tf.TensorSpec((3,)), tf.TensorSpec((), tf.string))
             images, placements, reasons = tf.map_fn(
@@ -102,6 +102,24 @@ def encoded_images(
         return {**outputs, "error": reasons} if skip_bad else outputs
 
     return infer
+
+
+def with_checked_shape(tensor: tf.Tensor, rank: int, fits: Callable[[tf.Tensor], tf.Tensor], kind: str) -> tf.Tensor:
+    """The tensor as it is, or an error of the graph: servers feed what they are sent, whatever shape a signature has.
+
+    Args:
+        tensor: of any shape, whatever its static shape says.
+        rank: expected.
+        fits: whether a shape (rank,) int32 is right; also called with what is no shape of this rank.
+        kind: what is expected, for the error.
+    """
+    shape = tf.shape(tensor)
+    # An operation, as `tf.size` believes the static shape.
+    right_rank = tf.equal(tf.raw_ops.Size(input=shape), rank)
+    padded = tf.concat([shape, tf.zeros((rank,), tf.int32)], axis=0)[:rank]
+    message = tf.strings.format(f"expected {kind}. Received: shape {{}}", shape)
+    with tf.control_dependencies([tf.debugging.Assert(right_rank & fits(padded), [message])]):
+        return tf.identity(tensor)
 
 
 def _read(content, fixed, input_size, max_pixels):

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from converters.encoded_images import MAX_IMAGES, MAX_PIXELS, encoded_images
+from converters.encoded_images import MAX_IMAGES, MAX_PIXELS, encoded_images, with_checked_shape
 from converters.export import keras_detector
 from converters.graphs import COARSEST_STRIDE, check_export
 from converters.to_saved_model import save_signatures
@@ -137,7 +137,7 @@ def _write_graph(model, sidecar, options, folder):
     graph = build_pose_model(model, sidecar, flip=sidecar.artifact.flip)
     size = sidecar.artifact.input_sizes[0] if sidecar.artifact.input_sizes else (None, None)
     mean, std = tf.constant(sidecar.mean), tf.constant(sidecar.std)
-    check = _input_check(size, sidecar.input_size)
+    checked = _input_check(size, sidecar.input_size)
 
     def normalized(image):
         return (tf.cast(image, tf.float32) / 255.0 - mean) / std
@@ -154,12 +154,10 @@ def _write_graph(model, sidecar, options, folder):
         return _final_poses(find(image_bytes), options.rescore)
 
     def from_tensors(image):
-        with tf.control_dependencies(check(image)):
-            return _final_poses(network(tf.identity(image)), options.rescore)
+        return _final_poses(network(checked(image)), options.rescore)
 
     def maps(image):
-        with tf.control_dependencies(check(image)):
-            outputs = model(normalized(tf.identity(image)), training=False)
+        outputs = model(normalized(checked(image)), training=False)
         return {"heatmap": outputs["heatmap"], "offset": outputs["offset"]}
 
     image = tf.TensorSpec((None, *size, 3), tf.uint8, name="image")
@@ -172,21 +170,25 @@ def _write_graph(model, sidecar, options, folder):
 
 
 def _input_check(size, input_size):
-    """Assertions on images (B, H, W, 3), as the shape of a served tensor is the caller's."""
-    largest = size[0] * size[1] if all(size) else max(NETWORK_PIXELS, 4 * input_size**2)
-
-    def check(image):
-        count, height, width, _ = tf.unstack(tf.shape(image, tf.int64))
-        received = tf.strings.join([tf.strings.as_string(each) for each in (count, height, width)], separator="x")
-        expected = (
-            f"expected 1 to {MAX_IMAGES} images with sides of multiples of {COARSEST_STRIDE} and at most {largest} "
-            "pixels each. Received: "
+    """A function that returns images (B, H, W, 3) as they are, or raises an error with the reason why not."""
+    if all(size):
+        kind = f"1 to {MAX_IMAGES} images of {size[0]}x{size[1]}x3"
+    else:
+        largest = max(NETWORK_PIXELS, 4 * input_size**2)
+        kind = (
+            f"1 to {MAX_IMAGES} images, sides multiples of {COARSEST_STRIDE} and at most {largest} pixels, of 3 colors"
         )
-        sides = (height > 0) & (width > 0) & (height % COARSEST_STRIDE == 0) & (width % COARSEST_STRIDE == 0)
-        good = (count >= 1) & (count <= MAX_IMAGES) & sides & (height * width <= largest)
-        return [tf.debugging.Assert(good, [tf.strings.join([expected, received])])]
 
-    return check
+    def fits(shape):
+        count, height, width, channels = tf.unstack(tf.cast(shape, tf.int64))
+        if all(size):
+            good = (height == size[0]) & (width == size[1])
+        else:
+            good = (height > 0) & (width > 0) & (height % COARSEST_STRIDE == 0) & (width % COARSEST_STRIDE == 0)
+            good &= height * width <= largest
+        return good & (count >= 1) & (count <= MAX_IMAGES) & (channels == 3)
+
+    return lambda image: with_checked_shape(image, 4, fits, kind)
 
 
 def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> dict[str, tf.Tensor]:

@@ -179,8 +179,8 @@ def test_no_convolution_is_added_to_a_shared_map(network):
     maps = build_pose_model(*network).get_layer("maps")
     layers = [layer for part in maps.layers for layer in getattr(part, "layers", [part])]
     biased = {id(layer.output) for layer in layers if isinstance(layer, keras.layers.Conv2D) and layer.use_bias}
-    # One for each of the units of stages 2 to 4, for each convolution from a finer to a coarser branch in their fusions,
-    # and for the units of stage 1 and the heatmap head.
+    # One for each unit of stages 2 to 4 and each convolution from a finer to a coarser branch in their fusions, and for
+    # the units of stage 1 and of the heatmap head.
     subtracted = [layer for layer in layers if isinstance(layer, keras.layers.Subtract)]
     assert len(subtracted) == (2 + 3 + 4) + (1 + 3 + 6) + 2
     for layer in layers:

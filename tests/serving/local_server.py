@@ -1,8 +1,8 @@
 """A small server in this process that speaks TensorFlow Serving's protocols over a SavedModel.
 
 TensorFlow Serving itself is a binary that no package registry has. This one takes its official messages
-(`tensorflow.serving.PredictionService`) and REST paths, and answers with its status codes; it neither batches nor
-watches the folder.
+(`tensorflow.serving.PredictionService`) and REST paths, runs the graph in a session as it does, and answers with its
+status codes; it neither batches nor watches the folder.
 """
 
 import base64
@@ -18,6 +18,7 @@ import cv2
 import grpc
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 HTTP_STATUS = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504}
@@ -46,7 +47,7 @@ class LocalServer:
         folder = Path(folder)
         self.name, self.version = folder.parent.name, int(folder.name)
         self.unavailable, self.delay, self.requests = 0, 0.0, 0
-        self._model = tf.saved_model.load(str(folder))
+        self._signatures = _signatures(folder)
         self._lock = threading.Lock()
         options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
         self._grpc = grpc.server(futures.ThreadPoolExecutor(threads), options=options)
@@ -77,20 +78,32 @@ class LocalServer:
         time.sleep(self.delay)
         if name != self.name or version not in (None, self.version):
             raise Refusal("NOT_FOUND", f"Servable not found for request: {name}, {version}")
-        function = self._model.signatures.get(signature or "serving_default")
-        if function is None:
+        if signature and signature not in self._signatures:
             raise Refusal("FAILED_PRECONDITION", f"Serving signature name: {signature!r} not found in signature def")
-        expected = function.structured_input_signature[1]
-        if set(inputs) != set(expected):
+        types, outputs, run = self._signatures[signature or "serving_default"]
+        if set(inputs) != set(types):
             raise Refusal("INVALID_ARGUMENT", f"input tensor alias not found: {sorted(inputs)}")
         try:
-            tensors = {key: tf.constant(value, expected[key].dtype) for key, value in inputs.items()}
-            return {key: value.numpy() for key, value in function(**tensors).items()}
+            return dict(zip(outputs, run(*(_array(inputs[key], types[key]) for key in types)), strict=True))
         except tf.errors.OpError as error:
             code = next(each.name for each in grpc.StatusCode if each.value[0] == error.error_code)
             raise Refusal(code, error.message) from error
-        except (TypeError, ValueError) as error:
-            raise Refusal("INVALID_ARGUMENT", str(error)) from error
+
+
+def _signatures(folder):
+    """By name: types of the inputs by their names, names of the outputs, and a function from arrays to arrays."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        definitions = tf.compat.v1.saved_model.load(session, ["serve"], str(folder)).signature_def
+    signatures = {}
+    for name, definition in definitions.items():
+        if definition.method_name == "tensorflow/serving/predict":
+            feed, fetch = ([each.name for each in part.values()] for part in (definition.inputs, definition.outputs))
+            # Unlike `Session.run`, and like the server, it does not look at the shapes of what it feeds.
+            run = session._make_callable_from_options(config_pb2.CallableOptions(feed=feed, fetch=fetch))
+            types = {key: tf.as_dtype(value.dtype) for key, value in definition.inputs.items()}
+            signatures[name] = types, list(definition.outputs), run
+    return signatures
 
 
 def _service(server):
@@ -99,7 +112,7 @@ def _service(server):
             spec = request.model_spec
             version = spec.version.value if spec.HasField("version") else None
             try:
-                inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+                inputs = {name: _parse(value) for name, value in request.inputs.items()}
                 outputs = server.predict(spec.name, version, spec.signature_name, inputs)
             except Refusal as error:
                 context.abort(grpc.StatusCode[error.code], str(error))
@@ -109,6 +122,13 @@ def _service(server):
             return answer
 
     return Service()
+
+
+def _parse(tensor):
+    try:
+        return tf.make_ndarray(tensor)
+    except (TypeError, ValueError) as error:
+        raise Refusal("INVALID_ARGUMENT", f"tensor parsing error: {error}") from error
 
 
 def _handler(server):
@@ -144,7 +164,6 @@ def _handler(server):
             inputs = request["inputs"] if "inputs" in request else _columns(request["instances"])
             if not isinstance(inputs, dict) or "b64" in inputs:
                 inputs = {"image_bytes": inputs}
-            inputs = {name: _array(value) for name, value in inputs.items()}
             outputs = server.predict(parts[2], version, request.get("signature_name"), inputs)
             if "inputs" in request:
                 return {"outputs": {name: _plain(value) for name, value in outputs.items()}}
@@ -162,10 +181,26 @@ def _columns(instances):
     return instances
 
 
-def _array(value):
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return np.array([base64.b64decode(each["b64"], validate=True) for each in value], object)
-    return np.array(value)
+def _array(value, dtype):
+    """What a graph is fed: an array from gRPC as it is, what JSON holds in the type of the input."""
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        if dtype == tf.string:
+            return np.array(_decoded(value), object)
+        return np.array(value, dtype.as_numpy_dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Refusal("INVALID_ARGUMENT", f"JSON value is not of expected type: {dtype.name}. {error}") from error
+
+
+def _decoded(value):
+    if isinstance(value, list):
+        return [_decoded(each) for each in value]
+    if isinstance(value, dict) and value.keys() == {"b64"}:
+        return base64.b64decode(value["b64"], validate=True)
+    if isinstance(value, str):
+        return value.encode()
+    raise TypeError(f"expected strings. Received: {value}")
 
 
 def encode(image, suffix=".png"):

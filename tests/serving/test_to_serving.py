@@ -7,7 +7,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_server import encode
+from local_server import Refusal, encode
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -118,7 +118,9 @@ def test_one_bad_image_is_an_error_of_the_batch_by_default(any_size_model, photo
 @pytest.mark.parametrize("count", [0, MAX_IMAGES + 1])
 def test_a_batch_of_no_or_many_images_is_refused(any_size_model, fixed_size_model, count):
     for model in (any_size_model, fixed_size_model):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=f"expected 1 to 32 images. Received: {count}"):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=rf"expected 1 to 32 images. Received: shape \[{count}\]"
+        ):
             find(model, np.full(count, b"x"))
 
 
@@ -142,8 +144,38 @@ def test_maps_are_those_of_the_model(any_size_model, photos, network):
 @pytest.mark.parametrize("shape", [(0, 64, 64), (1, 60, 64), (1, 0, 64), (33, 64, 64), (1, 32, 32 * 2**10 + 32)])
 def test_tensors_that_do_not_fit_are_refused(any_size_model, signature, shape):
     image = tf.zeros((*shape, 3), tf.uint8)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"Received: {'x'.join(map(str, shape))}"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Received: shape \[{} {} {} 3\]".format(*shape)):
         any_size_model.signatures[signature](image=image)
+
+
+def test_wrong_shapes_and_types_are_refused_with_a_reason(any_size_server, fixed_size_server, photos):
+    """As the server runs a graph, nothing but the graph looks at shapes."""
+    photo = encode(photos[0])
+
+    def refusal(server, signature, value):
+        key = "image_bytes" if signature == "serving_default" else "image"
+        with pytest.raises(Refusal) as error:
+            server.predict(server.name, None, signature, {key: value})
+        assert error.value.code == "INVALID_ARGUMENT"
+        return str(error.value).splitlines()[0]
+
+    for server in (any_size_server, fixed_size_server):
+        for value, shape in ((photo, ""), ([[photo, photo]], "1 2"), ([[photo]], "1 1"), ([[[photo]]], "1 1 1")):
+            reason = refusal(server, "serving_default", np.array(value, object))
+            assert reason == f"assertion failed: [expected 1 to 32 images. Received: shape [{shape}]]"
+        assert "actual float vs. expect string" in refusal(server, "serving_default", np.zeros(1, np.float32))
+        for signature in ("tensors", "maps"):
+            for shape in ((), (64,), (64, 96), (64, 96, 3), (1, 64, 96, 1), (1, 64, 96, 4), (1, 1, 64, 96, 3)):
+                reason = refusal(server, signature, np.zeros(shape, np.uint8))
+                assert reason.startswith("assertion failed: [expected 1 to 32 images")
+                assert reason.endswith(f"Received: shape [{' '.join(map(str, shape))}]]")
+            for value, name in ((np.float32(0), "float"), (b"x", "string"), (np.int64(0), "int64")):
+                dtype = getattr(value, "dtype", object)
+                reason = refusal(server, signature, np.full((1, 64, 96, 3), value, dtype))
+                assert f"actual {name} vs. expect uint8" in reason
+    for signature in ("tensors", "maps"):
+        reason = refusal(fixed_size_server, signature, np.zeros((1, 96, 64, 3), np.uint8))
+        assert reason == "assertion failed: [expected 1 to 32 images of 64x96x3. Received: shape [1 96 64 3]]"
 
 
 def test_the_warm_up_asks_every_signature(fixed_size, fixed_size_model):
