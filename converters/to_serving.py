@@ -371,12 +371,14 @@ _FLAGS = (
     "--enable_per_model_batching_parameters=true",
 )
 
-# Small batches and a short wait: a request should not wait long for others. What finds the queue full is refused with
-# UNAVAILABLE, upon which clients try again.
-_BATCHING = """\
-max_batch_size { value: 8 }
-batch_timeout_micros { value: 5000 }
-max_enqueued_batches { value: 64 }
+# Small batches and a short wait: a request should not wait long for others. The first figure is that of the largest
+# request, which is split. What finds the queue full is refused with UNAVAILABLE, upon which clients try again.
+_BATCHING = f"""\
+max_batch_size {{ value: {MAX_IMAGES} }}
+enable_large_batch_splitting {{ value: true }}
+max_execution_batch_size {{ value: 8 }}
+batch_timeout_micros {{ value: 5000 }}
+max_enqueued_batches {{ value: 64 }}
 """
 
 _COMPOSE = """\

@@ -201,7 +201,13 @@ def test_files_for_the_server(any_size, fixed_size):
     assert f"image: tensorflow/serving:{tf.__version__}\n" in compose
     # A batch of several callers only where none can spoil it, and all images have one size.
     assert not (any_size / "batching_params.pbtxt").exists()
-    assert "max_batch_size { value: 8 }" in (fixed_size / "batching_params.pbtxt").read_text()
+    batching = (fixed_size / "batching_params.pbtxt").read_text().splitlines()
+    # Requests of as many images as the graph takes are split, else the server would refuse them.
+    assert batching[:3] == [
+        f"max_batch_size {{ value: {MAX_IMAGES} }}",
+        "enable_large_batch_splitting { value: true }",
+        "max_execution_batch_size { value: 8 }",
+    ]
     assert read_sidecar(fixed_size).artifact.flip
     assert docker_command("/srv/models") == (
         "docker run --rm -p 8500:8500 -p 8501:8501 --mount 'type=bind,source=/srv/models,target=/models,readonly' "
