@@ -84,7 +84,11 @@ def encoded_images(
         )
         items = tf.range(tf.shape(image_bytes)[0]), image_bytes
         if fixed:
-            signature = (tf.TensorSpec((*fixed, 3), tf.uint8), tf.TensorSpec((3,)), tf.TensorSpec((), tf.string))
+            signature = (
+                tf.TensorSpec((*fixed, 3), tf.uint8),
+                tf.TensorSpec((3,), tf.float64),
+                tf.TensorSpec((), tf.string),
+            )
             images, placements, reasons = tf.map_fn(
                 prepare_fixed, items, fn_output_signature=signature, parallel_iterations=1
             )
@@ -170,7 +174,7 @@ def _read(content, fixed, input_size, max_pixels):
     image = _upright(image, tf.cond(is_jpeg, lambda: _orientation(content), lambda: 1))
     size = tf.shape(image)[:2]
     network_size, _ = _network_size(size, fixed, input_size)
-    return image, network_size, _placement(size, network_size), reason
+    return image, network_size, _placement(size, network_size, fixed), reason
 
 
 def _attempt(function, content, fallback):
@@ -245,28 +249,39 @@ def _network_size(size, fixed, input_size):
     return tf.where(size[1] < size[0], tf.stack([long, short]), tf.stack([short, long])), ~tf.reduce_any(fits)
 
 
-def _placement(size, network_size):
-    """The inverse of `geometry.fit_transform`, from network input to image: zoom, shift in x and in y, (3,) float32."""
-    size, network_size = tf.cast(size, tf.float64), tf.cast(network_size, tf.float64)
-    zoom = tf.reduce_max(size / network_size)
-    shift_y, shift_x = tf.unstack(tf.floor(size / 2 + 0.5) - network_size / 2 * zoom)
-    return tf.cast(tf.stack([zoom, shift_x, shift_y]), tf.float32)
+def _placement(size, network_size, fixed):
+    """Zoom, shift in x and in y, (3,) float64, from network input to image.
+
+    The inverse of `geometry.fit_transform` where the input's size is fixed, else of `geometry.resize_transform`.
+    """
+    zooms = tf.cast(size, tf.float64) / tf.cast(network_size, tf.float64)
+    zoom = tf.reduce_max(zooms) if fixed else zooms[tf.argmin(size)]
+    middle = tf.floor(tf.cast(size, tf.float64) / 2 + 0.5)
+    shift_y, shift_x = tf.unstack(middle - tf.cast(network_size, tf.float64) / 2 * zoom)
+    return tf.stack([zoom, shift_x, shift_y])
 
 
 def _warp(image, size, placement):
-    """An image (H, W, 3) uint8 brought to `size` (2,): bilinear, black outside of it."""
+    """An image (H, W, 3) uint8 brought to `size` (2,): bilinear, black outside of it. The arithmetic of OpenCV 5."""
     zoom, shift_x, shift_y = tf.unstack(placement)
-    zero = tf.zeros_like(zoom)
-    warped = tf.raw_ops.ImageProjectiveTransformV3(
-        # Half floats hold 0..255 exactly, in half the memory; with integers, the result would be cut off, not rounded.
-        images=tf.cast(image, tf.float16)[None],
-        transforms=tf.stack([zoom, zero, shift_x, zero, zoom, shift_y, zero, zero])[None],
-        output_shape=size,
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )[0]
-    return tf.cast(tf.round(warped), tf.uint8)
+
+    def along(axis, values, shift):
+        positions = zoom * tf.cast(tf.range(size[axis]), tf.float64) + shift
+        first = tf.floor(positions)
+        share = tf.cast(positions - first, tf.float32)
+        cells = tf.cast(first, tf.int32)
+        last = tf.shape(values)[axis] - 1
+
+        def at(near, weight):
+            inside = (near >= 0) & (near <= last)
+            weight = tf.reshape(tf.where(inside, weight, 0.0), (-1, 1) if axis else (-1, 1, 1))
+            return tf.cast(tf.gather(values, tf.clip_by_value(near, 0, last), axis=axis), tf.float32) * weight
+
+        return at(cells, 1 - share) + at(cells + 1, share)
+
+    # Rows first: of a large photo, most are left out.
+    warped = along(1, along(0, image, shift_y), shift_x)
+    return tf.ensure_shape(tf.cast(tf.round(warped), tf.uint8), (None, None, 3))
 
 
 def _in_photo(outputs, placement, reason):
@@ -277,6 +292,7 @@ def _in_photo(outputs, placement, reason):
         placement: (..., 3).
         reason: (...).
     """
+    placement = tf.cast(placement, tf.float32)
     zoom, shift = placement[..., None, None, :1], placement[..., None, None, 1:]
     found = (outputs["center_scores"] > 0) & tf.equal(reason, "")[..., None]
     return {

@@ -90,7 +90,8 @@ def resize_transform(image_size: tuple[int, int], output_size: tuple[int, int]) 
 def fit_transform(image_size: tuple[int, int], output_size: tuple[int, int]) -> np.ndarray:
     """The transform from an image into an output of fixed size: as large as fits, centered; the rest is padding.
 
-    That of `resize_transform` where `output_size` is the image's own `network_size`.
+    That of `resize_transform` where `output_size` is the image's own `network_size`, unless a fraction of a pixel was
+    dropped there, which `resize_transform` lets stick out.
 
     Args:
         image_size: (height, width) of the image.
