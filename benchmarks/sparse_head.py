@@ -1,12 +1,12 @@
 """Times the pose model against its own backbone and heatmap head: what finding the poses adds.
 
 DEKR-W32 for COCO with random weights, one random image of the size that a 640x425 photo gets at a short side of 512, on
-the CPU, in TensorFlow (graphs for images of any size) and in LiteRT (float32, for this size). The parts take turns, so
-that a change in the machine's speed meets all. The work does not depend on what is in the image. Before, the offset
-head's results are compared with those of its NumPy form. Prints medians, CPU time of all cores together, and ratios to
-backbone and heatmap head as they are trained, and folded as they are in the pose model. With --peer-python the
-reference's dense offset head takes its turn too: two passes of `torchvision.ops.DeformConv2d` for all 17 branches, on
-a map of 128x128 cells. Exits with 1 where results differ.
+the CPU, in TensorFlow (graphs for images of any size) and in LiteRT (float32 and int8, for this size). The parts take
+turns, so that a change in the machine's speed meets all. The work does not depend on what is in the image. Before, the
+offset head's results are compared with those of its NumPy form. Prints medians, CPU time of all cores together, and
+ratios to backbone and heatmap head in float32, as they are trained, and folded as they are in the pose model. With
+--peer-python the reference's dense offset head takes its turn too: two passes of `torchvision.ops.DeformConv2d` for all
+17 branches, on a map of 128x128 cells. Exits with 1 where results differ.
 
 python benchmarks/sparse_head.py [--threads 2] [--rounds 15] [--flip] [--peer-python PATH]
 """
@@ -31,6 +31,7 @@ import tensorflow as tf
 from adaptive_conv import Worker, make_case
 from ai_edge_litert.interpreter import Interpreter
 
+from converters import to_tflite
 from dekr_tf.config import Config
 from dekr_tf.inference.sparse_head import sparse_offsets
 from dekr_tf.layers.sparse_offset_head import padded_channels
@@ -67,10 +68,21 @@ def in_litert(model: keras.Model, threads: int, *inputs: np.ndarray):
     fixed = [keras.Input(batch_shape=each.shape, name=name) for name, each in zip(names, inputs, strict=True)]
     with contextlib.redirect_stdout(io.StringIO()):
         content = tf.lite.TFLiteConverter.from_keras_model(keras.Model(fixed, model(*fixed))).convert()
+    return _interpret(content, threads, dict(zip(names, inputs, strict=True)))
+
+
+def in_litert_int8(model: keras.Model, threads: int, image: np.ndarray):
+    """A model of images exported for this size in int8, with ranges from this image, called without arguments."""
+    content = to_tflite.convert(model, [image.shape[1:3]], "float32")
+    content = to_tflite.quantize(content, "int8", {"serving_default": [{"image": image}]})
+    return _interpret(content, threads, {"image": image})
+
+
+def _interpret(content: bytes, threads: int, inputs: dict[str, np.ndarray]):
     interpreter = Interpreter(model_content=content, num_threads=threads)
     interpreter.allocate_tensors()
     run = interpreter.get_signature_runner()
-    return lambda: run(**dict(zip(names, inputs, strict=True)))
+    return lambda: run(**inputs)
 
 
 def main() -> int:
@@ -122,6 +134,8 @@ def main() -> int:
         parts[f"TensorFlow: {name}"] = in_tensorflow(part, *inputs)
     for name, (part, *inputs) in models.items():
         parts[f"LiteRT: {name}"] = in_litert(part, options.threads, *inputs)
+    for name in ("the same, folded", "pose model"):
+        parts[f"LiteRT int8: {name}"] = in_litert_int8(models[name][0], options.threads, models[name][1])
     walls, cpus = {name: [] for name in parts}, {name: [] for name in parts}
     peer, dense = None, []
     if options.peer_python:
@@ -144,7 +158,8 @@ def main() -> int:
             dense.append(sum(peer.ask("forward")["ms"] for _ in range(2)))
     print(f"\n{'part':38}  {'ms':>7}  {'best':>7}  {'CPU ms':>7}  {'ratio':>6}  {'CPU ratio':>9}  {'to folded':>9}")
     for name in parts:
-        runtime = name.partition(":")[0]
+        # int8 stands beside float32.
+        runtime = name.partition(":")[0].removesuffix(" int8")
         wall, cpu = (statistics.median(times[name]) for times in (walls, cpus))
         trained, trained_cpu = (
             statistics.median(times[f"{runtime}: backbone and heatmap head"]) for times in (walls, cpus)
