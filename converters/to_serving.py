@@ -26,7 +26,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output, atomic_outputs
 from dekr_tf.inference.detector import NETWORK_PIXELS
 from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet, open_rescoring_net
-from dekr_tf.models.pose_model import build_pose_model
+from dekr_tf.models.pose_model import backbone_branches, build_pose_model
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
 
@@ -156,9 +156,13 @@ def _write_graph(model, sidecar, options, folder):
     def from_tensors(image):
         return _final_poses(network(checked(image)), options.rescore)
 
+    # With the same backbone, so that its weights are there once.
+    heatmap_and_branches = graph.get_layer("maps")
+    offset_head = keras.Model(backbone_branches(model), model.output["offset"])
+
     def maps(image):
-        outputs = model(normalized(checked(image)), training=False)
-        return {"heatmap": outputs["heatmap"], "offset": outputs["offset"]}
+        heatmap, *branches = heatmap_and_branches(normalized(checked(image)), training=False)
+        return {"heatmap": heatmap, "offset": offset_head(branches, training=False)}
 
     image = tf.TensorSpec((None, *size, 3), tf.uint8, name="image")
     endpoints = {
@@ -166,7 +170,7 @@ def _write_graph(model, sidecar, options, folder):
         "tensors": (from_tensors, image),
         "maps": (maps, image),
     }
-    save_signatures(endpoints, [*graph.variables, *model.variables], folder)
+    save_signatures(endpoints, [*graph.variables, *offset_head.variables], folder)
 
 
 def _input_check(size, input_size):

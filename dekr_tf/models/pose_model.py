@@ -103,14 +103,18 @@ def build_pose_model(
 
 def _fold_maps(model):
     """The network from the image to the heatmap and the backbone's branches, batch normalisation folded."""
-    names = ["features", "heatmap_transition_relu", "heatmap"]
-    features, head, heatmap = (model.get_layer(name) for name in names)
-    branches = [features.input[0], *(model.get_layer(f"features_{i}").input for i in range(1, len(features.input)))]
+    head, heatmap = (model.get_layer(name) for name in ("heatmap_transition_relu", "heatmap"))
     image = keras.Input(model.input.shape[1:], name="image")
-    branches = _fold(model, model.input, branches)(image)
+    branches = _fold(model, model.input, backbone_branches(model))(image)
     entered = _transition(branches, *_fold_batch_norm(model, "heatmap_transition"), "heatmap_transition")
     heatmap = _fold(model, head.output, heatmap.output)(entered)
     return keras.Model(image, [heatmap, *branches], name="maps")
+
+
+def backbone_branches(model: keras.Model) -> list[keras.KerasTensor]:
+    """Where the backbone ends in a model of `build_dekr`: its branches at strides 4, 8, 16 and 32, symbolic."""
+    features = model.get_layer("features")
+    return [features.input[0], *(model.get_layer(f"features_{i}").input for i in range(1, len(features.input)))]
 
 
 def _fold(model, inputs, outputs):
