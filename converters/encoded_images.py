@@ -281,7 +281,7 @@ def _warp(image, size, placement):
 
     # Rows first: of a large photo, most are left out.
     warped = along(1, along(0, image, shift_y), shift_x)
-    return tf.ensure_shape(tf.cast(tf.round(warped), tf.uint8), (None, None, 3))
+    return tf.cast(tf.round(warped), tf.uint8)
 
 
 def _in_photo(outputs, placement, reason):

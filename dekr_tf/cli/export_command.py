@@ -77,9 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument(
         "--max-pixels",
         type=int,
-        default=4096 * 4096,
         metavar="N",
-        help="larger images are refused before they are decoded (default: %(default)s)",
+        help="larger images are refused before they are decoded (default: 4096 x 4096)",
     )
 
 
@@ -91,6 +90,11 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.serving and arguments.format != "saved_model":
         raise InputError(f"--serving: expected --format saved_model. Received: {arguments.format}")
+    given = arguments.nms, arguments.rescore, arguments.skip_bad_images, arguments.max_pixels
+    if not arguments.serving and given != (True, None, False, None):
+        raise InputError(
+            "expected --no-nms, --rescore, --skip-bad-images and --max-pixels with --serving only. Received: --output"
+        )
     from dekr_tf.images import find_images, read_image
 
     config = load_config(arguments.config) if arguments.config else None
@@ -115,9 +119,11 @@ def run(arguments: argparse.Namespace) -> None:
     )
     taken = ", ".join(f"{height}x{width}" for height, width in sizes) or "any size"
     if arguments.serving:
+        from converters.encoded_images import MAX_PIXELS
         from converters.to_serving import ServingOptions, docker_command, export_serving
 
-        options = ServingOptions(arguments.nms, arguments.rescore, arguments.skip_bad_images, arguments.max_pixels)
+        max_pixels = MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels
+        options = ServingOptions(arguments.nms, arguments.rescore, arguments.skip_bad_images, max_pixels)
         found = photos or drawn_photos(DRAWN)
         comparison = export_serving(model, sidecar, arguments.serving, artifact, options, found)
         print(f"{arguments.serving}: poses for TensorFlow Serving, input of {taken}")

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import threading
 import warnings
 import zipfile
 from collections import Counter
@@ -50,11 +51,14 @@ class LiteRTEngine:
                 raise InputError(f"{path}: expected an input image. Received: {signature['inputs']} of {name}")
             _check_outputs(path, outputs, signature["outputs"])
         self._runners = {}
+        # An interpreter works in memory of its own, for one caller at a time.
+        self._lock = threading.Lock()
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         try:
-            runner = self._runner(images.shape[1:3])
-            values = [runner(image=image[None]) for image in images]
+            with self._lock:
+                runner = self._runner(images.shape[1:3])
+                values = [runner(image=image[None]) for image in images]
         except (ValueError, RuntimeError) as error:
             # Memory for its tensors is only taken here, and operators that are not known are only found here.
             raise InputError(f"{self._path} cannot be run: {_line(error)}") from error

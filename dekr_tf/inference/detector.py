@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 
 
 class PoseDetector:
-    """Finds the people in photos with one network; call it with a photo.
+    """Finds the people in photos with one network; call it with a photo. Several threads may share it.
 
     The short side of the photo is brought to `input_size`. Photos more elongated than about 4:1 (16:1 at 256) are made
     smaller than that, so that the network's input stays within `NETWORK_PIXELS` or four squares of the short side.

@@ -143,9 +143,10 @@ def _fold(model, inputs, outputs):
     def add(layer, terms):
         first, *others = sorted(terms, key=lambda term: id(term) in convolved)
         for index, term in enumerate(others):
-            name = convolved.get(id(term))
-            negated.add(name)
-            kind = keras.layers.Subtract if name else keras.layers.Add
+            kind = keras.layers.Add
+            if id(term) in convolved:
+                negated.add(convolved[id(term)])
+                kind = keras.layers.Subtract
             first = kind(dtype=layer.dtype_policy, name=f"{layer.name}_{index}")([first, term])
         return first
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -128,6 +129,27 @@ def test_photos_go_through_a_tflite_model_one_by_one(export):
     detector = PoseDetector(export("tflite", graph="poses", input_sizes=((64, 96),)))
     for photo, poses in zip(PHOTOS, detector.detect_batch(PHOTOS), strict=True):
         np.testing.assert_array_equal(poses.keypoints, detector(photo).keypoints)
+
+
+@pytest.mark.parametrize(
+    ("form", "artifact"),
+    [
+        ("tflite", {"graph": "poses", "input_sizes": ((64, 64), (96, 64)), "input_type": "uint8"}),
+        ("onnx", {"graph": "poses"}),
+        ("saved_model", {"graph": "poses"}),
+    ],
+    ids=str,
+)
+def test_threads_may_share_a_detector(export, form, artifact):
+    detector = PoseDetector(export(form, **artifact))
+    photos = [*PHOTOS, *(np.ascontiguousarray(photo[:, ::-1]) for photo in PHOTOS), PHOTOS[0][:, :128]]
+    expected = [detector(photo) for photo in photos]
+
+    def ask(index):
+        return np.array_equal(detector(photos[index % 5]).keypoints, expected[index % 5].keypoints)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(200))) == [True] * 200
 
 
 def test_a_flip_test_where_the_graph_ends_at_the_maps(network, export):

@@ -243,6 +243,13 @@ def test_serving_is_of_a_saved_model(capsys):
     assert "expected --format saved_model. Received: onnx" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--no-nms", "--rescore=net.npz", "--skip-bad-images", "--max-pixels=9"])
+def test_what_only_a_served_graph_does_is_not_asked_of_another(option, tmp_path, capsys):
+    command = ["export", "--model", "m.keras", "--format", "saved_model", "--output", str(tmp_path / "m"), option]
+    assert main(command) == 2
+    assert "with --serving only. Received: --output" in capsys.readouterr().err
+
+
 def test_the_detector_refuses_a_served_model(any_size):
     with pytest.raises(InputError, match="expected the outputs keypoints, keypoint_scores, center_scores"):
         PoseDetector(any_size)
