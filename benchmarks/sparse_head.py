@@ -102,7 +102,6 @@ def main() -> int:
     model = make_model(config)
     sidecar = Sidecar.from_config(config)
     poses = build_pose_model(model, sidecar, flip=options.flip)
-    folded = poses.get_layer("maps")
     sparse = poses.get_layer("sparse_offset_g1")
 
     images = 1 + options.flip
@@ -123,19 +122,26 @@ def main() -> int:
     print(f"largest difference from the NumPy form: {difference:.1e} map pixels")
 
     stacked = np.concatenate([image] * images)
-    models = {
-        "backbone and heatmap head": (keras.Model(model.input, model.get_layer("heatmap").output), stacked),
-        "the same, folded": (keras.Model(folded.input, folded.output[0]), stacked),
-        "pose model": (poses, image),
-        "sparse offset head": (sparse, *cells),
-    }
+    trained = keras.Model(model.input, model.get_layer("heatmap").output)
+
+    def models_of(poses):
+        folded = poses.get_layer("maps")
+        return {
+            "backbone and heatmap head": (trained, stacked),
+            "the same, folded": (keras.Model(folded.input, folded.output[0]), stacked),
+            "pose model": (poses, image),
+            "sparse offset head": (sparse, *cells),
+        }
+
     parts = {}
-    for name, (part, *inputs) in models.items():
+    for name, (part, *inputs) in models_of(poses).items():
         parts[f"TensorFlow: {name}"] = in_tensorflow(part, *inputs)
-    for name, (part, *inputs) in models.items():
+    exported = models_of(build_pose_model(model, sidecar, flip=options.flip, fusible=True))
+    for name, (part, *inputs) in exported.items():
         parts[f"LiteRT: {name}"] = in_litert(part, options.threads, *inputs)
     for name in ("the same, folded", "pose model"):
-        parts[f"LiteRT int8: {name}"] = in_litert_int8(models[name][0], options.threads, models[name][1])
+        part, inputs = exported[name]
+        parts[f"LiteRT int8: {name}"] = in_litert_int8(part, options.threads, inputs)
     walls, cpus = {name: [] for name in parts}, {name: [] for name in parts}
     peer, dense = None, []
     if options.peer_python:

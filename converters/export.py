@@ -75,7 +75,8 @@ def export_model(
             head = content.getvalue()
         # The SavedModel's signatures take both types of input.
         inside = Artifact(**{**artifact.model_dump(), "input_type": "float32"}) if form == "saved_model" else artifact
-        graph = build_graph(model, sidecar.model_copy(update={"artifact": inside}))
+        described = sidecar.model_copy(update={"artifact": inside})
+        graph = build_graph(model, described, fusible=form != "saved_model")
         if form == "saved_model":
             write_saved_model(graph, exported, temporary)
         elif form == "onnx":

@@ -11,12 +11,13 @@ from dekr_tf.sidecar import Artifact, Sidecar
 COARSEST_STRIDE = 32
 
 
-def build_graph(model: keras.Model, sidecar: Sidecar) -> keras.Model:
+def build_graph(model: keras.Model, sidecar: Sidecar, *, fusible: bool = False) -> keras.Model:
     """The network that `sidecar.artifact` describes, for any image size, with the weights that `model` has now.
 
     Args:
         model: of `build_dekr`.
         sidecar: its settings, with `artifact`.
+        fusible: for engines other than TensorFlow, see `build_pose_model`.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalised float32 or uint8 RGB, to a dict: of the graph `poses`
@@ -28,7 +29,7 @@ def build_graph(model: keras.Model, sidecar: Sidecar) -> keras.Model:
     """
     artifact = sidecar.artifact
     if artifact.graph == "poses":
-        network = build_pose_model(model, sidecar, flip=artifact.flip)
+        network = build_pose_model(model, sidecar, flip=artifact.flip, fusible=fusible)
     else:
         names = {"heatmap": "heatmap", "features": "offset_transition_relu"}
         network = keras.Model(model.input, {key: model.get_layer(name).output for key, name in names.items()})

@@ -26,6 +26,7 @@ def build_pose_model(
     batch_size: int | None = None,
     flip: bool = False,
     heatmap_output: bool = False,
+    fusible: bool = False,
 ) -> keras.Model:
     """Builds the network from image to candidate poses, with the weights that `model` has now.
 
@@ -39,6 +40,9 @@ def build_pose_model(
         batch_size: number of images; by default any.
         flip: flip test: each image is also looked at mirrored, and the two are averaged.
         heatmap_output: with the heatmap among the outputs, for multi-scale test and matching.
+        fusible: for engines other than TensorFlow, which may fuse convolutions with the additions behind them.
+            TensorFlow makes a kernel of these that only one thread at a time may call, so by default there are
+            subtractions of negatives in their place, with the same result to the bit.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 arrays for the
@@ -54,7 +58,7 @@ def build_pose_model(
     try:
         weights = fold_offset_head(model)
         entrance = _fold_batch_norm(model, "offset_transition")
-        maps = _fold_maps(model)
+        maps = _fold_maps(model, fusible)
     except ValueError as error:
         raise InputError(f"expected a network of build_dekr. Received: {model.name}, {error}") from error
 
@@ -101,13 +105,13 @@ def build_pose_model(
     return keras.Model(image, outputs, name="dekr_poses")
 
 
-def _fold_maps(model):
+def _fold_maps(model, fusible):
     """The network from the image to the heatmap and the backbone's branches, batch normalisation folded."""
     head, heatmap = (model.get_layer(name) for name in ("heatmap_transition_relu", "heatmap"))
     image = keras.Input(model.input.shape[1:], name="image")
-    branches = _fold(model, model.input, backbone_branches(model))(image)
+    branches = _fold(model, model.input, backbone_branches(model), fusible)(image)
     entered = _transition(branches, *_fold_batch_norm(model, "heatmap_transition"), "heatmap_transition")
-    heatmap = _fold(model, head.output, heatmap.output)(entered)
+    heatmap = _fold(model, head.output, heatmap.output, fusible)(entered)
     return keras.Model(image, [heatmap, *branches], name="maps")
 
 
@@ -117,12 +121,12 @@ def backbone_branches(model: keras.Model) -> list[keras.KerasTensor]:
     return [features.input[0], *(model.get_layer(f"features_{i}").input for i in range(1, len(features.input)))]
 
 
-def _fold(model, inputs, outputs):
+def _fold(model, inputs, outputs, fusible):
     """A copy of a part of the model, batch normalisation folded into the convolutions.
 
-    What a convolution with a bias gives is never added to something else, but its negative subtracted, to the same
-    bits: TensorFlow would make one oneDNN kernel of convolution, bias and addition, and that kernel (2.21) keeps the
-    other summand's memory in itself, so that calls from several threads overwrite each other's maps, or freed memory.
+    Unless it is to be `fusible`, what a convolution with a bias gives is not added to something else, but its negative
+    subtracted: TensorFlow makes one oneDNN kernel of convolution, bias and addition, and that kernel (2.21) keeps the
+    other summand's memory in itself, so that calls of several threads overwrite each other's maps, or freed memory.
     """
     norms = {layer.name for layer in model.layers if layer.name.endswith("_bn")}
     convolved, negated = {}, set()
@@ -138,9 +142,11 @@ def _fold(model, inputs, outputs):
         if layer.name in norms:
             convolved[id(args[0])] = layer.name
             return args[0]
-        return add(layer, args[0]) if isinstance(layer, keras.layers.Add) else layer(*args, **kwargs)
+        if isinstance(layer, keras.layers.Add) and not fusible:
+            return add_unfused(layer, args[0])
+        return layer(*args, **kwargs)
 
-    def add(layer, terms):
+    def add_unfused(layer, terms):
         first, *others = sorted(terms, key=lambda term: id(term) in convolved)
         for index, term in enumerate(others):
             kind = keras.layers.Add

@@ -174,18 +174,33 @@ def test_a_fixed_size_changes_nothing(network):
     check(fixed(images), dense_poses(model, sidecar, images, True))
 
 
-def test_no_convolution_is_added_to_a_shared_map(network):
-    """TensorFlow would fuse the two in a kernel that calls of several threads must not share."""
-    maps = build_pose_model(*network).get_layer("maps")
-    layers = [layer for part in maps.layers for layer in getattr(part, "layers", [part])]
+def sums_of(model):
+    """The layers of the backbone and heatmap head that add or subtract, and which of them add a biased convolution."""
+    layers = [layer for part in model.get_layer("maps").layers for layer in getattr(part, "layers", [part])]
     biased = {id(layer.output) for layer in layers if isinstance(layer, keras.layers.Conv2D) and layer.use_bias}
+    added = [layer for layer in layers if isinstance(layer, keras.layers.Add)]
+    subtracted = [layer for layer in layers if isinstance(layer, keras.layers.Subtract)]
+    return added, subtracted, [layer for layer in added if biased & {id(each) for each in layer.input}]
+
+
+def test_tensorflow_finds_no_convolution_to_fuse_with_an_addition(network):
+    _, subtracted, fusible = sums_of(build_pose_model(*network))
     # One for each unit of stages 2 to 4 and each convolution from a finer to a coarser branch in their fusions, and for
     # the units of stage 1 and of the heatmap head.
-    subtracted = [layer for layer in layers if isinstance(layer, keras.layers.Subtract)]
     assert len(subtracted) == (2 + 3 + 4) + (1 + 3 + 6) + 2
-    for layer in layers:
-        if isinstance(layer, keras.layers.Add):
-            assert not biased & {id(each) for each in layer.input}
+    assert not fusible
+
+
+def test_other_engines_do(network):
+    images = images_of(2, 64, 96)
+    expected = build_pose_model(*network)(images)
+    model = build_pose_model(*network, fusible=True)
+    added, subtracted, fusible = sums_of(model)
+    # Nine units, nine fusions and the transition to the heatmap head besides the two units.
+    assert (len(added), len(subtracted), len(fusible)) == (9 + 9 + 1 + 2, 0, 9 + 6 + 2)
+    found = model(images)
+    for name in POSES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=COORDINATES)
 
 
 def test_calls_of_several_threads_do_not_disturb_each_other(network):
