@@ -126,9 +126,9 @@ def export_serving(
 
 
 def docker_command(models: str | Path) -> str:
-    """The command that serves a folder of models."""
+    """The command that serves a folder of models, to this machine only."""
     source = f"type=bind,source={os.path.abspath(models)},target=/models,readonly"
-    published = " ".join(f"-p {port}:{port}" for port in (8500, 8501))
+    published = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8500, 8501))
     return f"docker run --rm {published} --mount '{source}' {_IMAGE} {' '.join(_FLAGS)}"
 
 

@@ -212,7 +212,8 @@ def test_files_for_the_server(any_size, fixed_size):
     ]
     assert read_sidecar(fixed_size).artifact.flip
     assert docker_command("/srv/models") == (
-        "docker run --rm -p 8500:8500 -p 8501:8501 --mount 'type=bind,source=/srv/models,target=/models,readonly' "
+        "docker run --rm -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 "
+        "--mount 'type=bind,source=/srv/models,target=/models,readonly' "
         f"tensorflow/serving:{tf.__version__} --model_config_file=/models/models.config --enable_batching=true "
         "--enable_per_model_batching_parameters=true"
     )
