@@ -273,4 +273,4 @@ def test_another_network_or_skeleton_is_refused(network):
         build_pose_model(model, Sidecar.from_config(Config()))
     images = keras.Input((None, None, 3))
     with pytest.raises(InputError, match="expected a network of build_dekr"):
-        build_pose_model(keras.Model(images, images), Sidecar.from_config(Config()))
+        build_pose_model(keras.Model(images, keras.layers.ReLU()(images)), Sidecar.from_config(Config()))
