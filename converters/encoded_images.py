@@ -254,10 +254,10 @@ def _placement(size, network_size, fixed):
 
     The inverse of `geometry.fit_transform` where the input's size is fixed, else of `geometry.resize_transform`.
     """
-    zooms = tf.cast(size, tf.float64) / tf.cast(network_size, tf.float64)
+    size, network_size = tf.cast(size, tf.float64), tf.cast(network_size, tf.float64)
+    zooms = size / network_size
     zoom = tf.reduce_max(zooms) if fixed else zooms[tf.argmin(size)]
-    middle = tf.floor(tf.cast(size, tf.float64) / 2 + 0.5)
-    shift_y, shift_x = tf.unstack(middle - tf.cast(network_size, tf.float64) / 2 * zoom)
+    shift_y, shift_x = tf.unstack(tf.floor(size / 2 + 0.5) - network_size / 2 * zoom)
     return tf.stack([zoom, shift_x, shift_y])
 
 

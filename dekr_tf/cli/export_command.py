@@ -90,11 +90,15 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.serving and arguments.format != "saved_model":
         raise InputError(f"--serving: expected --format saved_model. Received: {arguments.format}")
-    given = arguments.nms, arguments.rescore, arguments.skip_bad_images, arguments.max_pixels
-    if not arguments.serving and given != (True, None, False, None):
-        raise InputError(
-            "expected --no-nms, --rescore, --skip-bad-images and --max-pixels with --serving only. Received: --output"
-        )
+    served = {
+        "--no-nms": not arguments.nms,
+        "--rescore": arguments.rescore is not None,
+        "--skip-bad-images": arguments.skip_bad_images,
+        "--max-pixels": arguments.max_pixels is not None,
+    }
+    for option, given in served.items():
+        if given and not arguments.serving:
+            raise InputError(f"{option}: expected --serving beside it. Received: --output")
     from dekr_tf.images import find_images, read_image
 
     config = load_config(arguments.config) if arguments.config else None

@@ -32,6 +32,14 @@ def uncompiled():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture
+def graphs():
+    """Runs functions as graphs again, for one test."""
+    tf.config.run_functions_eagerly(False)
+    yield
+    tf.config.run_functions_eagerly(True)
+
+
 def build(**settings):
     """A network with random weights that finds centers everywhere, and its sidecar."""
     keras.utils.set_random_seed(0)
@@ -203,8 +211,7 @@ def test_other_engines_do(network):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=COORDINATES)
 
 
-def test_calls_of_several_threads_do_not_disturb_each_other(network):
-    tf.config.run_functions_eagerly(False)
+def test_calls_of_several_threads_do_not_disturb_each_other(network, graphs):
     graph = tf.function(build_pose_model(*network), input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
     images = [images_of(1, *size) for size in ((64, 64), (64, 96), (96, 64), (96, 128), (128, 64))]
     expected = [graph(image) for image in images]
@@ -214,9 +221,7 @@ def test_calls_of_several_threads_do_not_disturb_each_other(network):
         return all((found[name].numpy() == expected[index % 5][name].numpy()).all() for name in POSES)
 
     with ThreadPoolExecutor(8) as pool:
-        right = list(pool.map(ask, range(500)))
-    tf.config.run_functions_eagerly(True)
-    assert right == [True] * 500
+        assert list(pool.map(ask, range(500))) == [True] * 500
 
 
 def test_it_is_saved_and_loaded(network, tmp_path):
@@ -253,15 +258,13 @@ def test_centers_with_ties_in_the_decoders_order(height, width, max_people, seed
 
 
 @pytest.mark.parametrize("side", [200, 202, 300, 302])
-def test_the_neighbourhood_grows_with_the_map(side):
+def test_the_neighbourhood_grows_with_the_map(side, graphs):
     """In a graph for maps of any size, and in one for this size."""
     center_map = np.random.default_rng(side).random((side + 4, side - 4), np.float32)
     expected = find_centers(center_map, max_people=300, threshold=0.9)
     layer = FindCenters(300, 0.9)
-    tf.config.run_functions_eagerly(False)
     any_size = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 1), tf.float32)])
     found = layer(center_map[None, ..., None]), any_size(center_map[None, ..., None])
-    tf.config.run_functions_eagerly(True)
     for arrays in found:
         for values, wanted in zip(arrays, expected, strict=True):
             np.testing.assert_array_equal(values[0], wanted)
