@@ -18,7 +18,7 @@ from dekr_tf.errors import InputError
 
 #: Tensors of the backbone and, but for its last convolution, of the heatmap head. Only these are quantized: a heatmap
 #: of 256 levels would have plateaus in place of its peaks, and coordinates lose pixels to eight bits.
-QUANTIZED = r"/(stem_|stage\d_|features|heatmap_transition|heatmap_u0)"
+QUANTIZED = r"/(stem_|stage\d_|pyramid_|features|heatmap_transition|heatmap_u0)"
 
 
 def signature_names(sizes: Sequence[tuple[int, int]]) -> list[str]:

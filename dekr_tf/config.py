@@ -39,14 +39,41 @@ class OffsetHeadConfig(Settings):
 class ModelConfig(Settings):
     """The network."""
 
+    #: `hrnet`, or for small devices `efficientnet_lite0`, brought to stride 4 by a top-down pyramid.
+    backbone: Literal["hrnet", "efficientnet_lite0"] = "hrnet"
     #: HRNet width w; the four resolutions have w, 2w, 4w and 8w channels.
     width: PositiveInt = 32
-    #: Bottleneck units of stage 1.
+    #: HRNet: channels of the two stem convolutions.
+    stem_channels: PositiveInt = 64
+    #: HRNet: inner channels of the bottleneck units of stage 1; their outputs have four times as many.
+    stage1_channels: PositiveInt = 64
+    #: HRNet: bottleneck units of stage 1.
     bottlenecks: PositiveInt = 4
-    #: Modules in stages 2, 3 and 4, and residual units of a branch in each; fewer make a smaller network.
+    #: HRNet: modules in stages 2, 3 and 4, and residual units of a branch in each; fewer make a smaller network.
     modules: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 4, 3)
     units: PositiveInt = 4
+    #: EfficientNet: channels of the pyramid.
+    pyramid_channels: PositiveInt = 64
+    #: Channels of the heatmap head. Default: HRNet's width, or half the channels of the pyramid.
+    heatmap_channels: PositiveInt | None = None
     offset_head: OffsetHeadConfig = OffsetHeadConfig()
+
+    @property
+    def heatmap_width(self) -> int:
+        """Channels of the heatmap head."""
+        default = self.width if self.backbone == "hrnet" else max(1, self.pyramid_channels // 2)
+        return self.heatmap_channels or default
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_backbone(self):
+        hrnet = {"width", "stem_channels", "stage1_channels", "bottlenecks", "modules", "units"}
+        foreign = {"pyramid_channels"} if self.backbone == "hrnet" else hrnet
+        changed = [name for name in sorted(foreign) if getattr(self, name) != type(self).model_fields[name].default]
+        if changed:
+            raise ValueError(
+                f"model.backbone {self.backbone} has no {changed[0]}. Received: {getattr(self, changed[0])}"
+            )
+        return self
 
 
 class DecoderConfig(Settings):

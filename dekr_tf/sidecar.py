@@ -19,6 +19,13 @@ VERSION = 1
 MEMBER = "sidecar.json"
 
 
+#: What the ImageNet weights of a backbone were trained on: RGB in 0..1 is normalised to (value - mean) / std.
+NORMALIZATION = {
+    "hrnet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
+}
+
+
 class Artifact(Settings):
     """What a model that was made for another engine than Keras takes and gives."""
 
@@ -45,8 +52,8 @@ class Sidecar(Settings):
     #: Input pixels per map cell.
     output_stride: Literal[4] = 4
     #: RGB in 0..1 is normalised to (value - mean) / std.
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = NORMALIZATION["hrnet"][0]
+    std: tuple[float, float, float] = NORMALIZATION["hrnet"][1]
     #: None for a Keras model.
     artifact: Artifact | None = None
 
@@ -64,11 +71,14 @@ class Sidecar(Settings):
     @classmethod
     def from_config(cls, config: Config) -> "Sidecar":
         """The part of an experiment's settings that inference needs."""
+        mean, std = NORMALIZATION[config.model.backbone]
         return cls(
             keypoints=config.schema.to_dict(),
             input_size=config.input_size,
             model=config.model,
             decoder=config.decoder,
+            mean=mean,
+            std=std,
         )
 
 

@@ -1,4 +1,4 @@
-"""DEKR: heatmap head and offset head on HRNet (paper section 3)."""
+"""DEKR: heatmap head and offset head on a backbone (paper section 3)."""
 
 import keras
 from keras import layers, ops
@@ -8,6 +8,7 @@ from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.branch_conv import BranchConv2D
 from dekr_tf.layers.resize import Enlarge
+from dekr_tf.models.efficientnet import efficientnet_lite0, pyramid
 from dekr_tf.models.hrnet import basic_unit, batch_norm, conv_bn, hrnet
 
 CHANNELS_PER_KEYPOINT = 15
@@ -43,20 +44,28 @@ def build_dekr(
         (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels.
     """
     image = keras.Input((*image_size, 3), name="image")
-    branches = hrnet(image, config)
-    features = layers.Concatenate(name="features")(
-        [branches[0]]
-        + [Enlarge(2**index, "bilinear", name=f"features_{index}")(x) for index, x in enumerate(branches) if index]
-    )
-    heatmap = _heatmap_head(features, config.width, len(schema))
+    if config.backbone == "hrnet":
+        branches = hrnet(image, config)
+        features = layers.Concatenate(name="features")(
+            [branches[0]]
+            + [Enlarge(2**index, "bilinear", name=f"features_{index}")(x) for index, x in enumerate(branches) if index]
+        )
+    else:
+        features = pyramid(efficientnet_lite0(image), config.pyramid_channels)
+        features = layers.Identity(name="features")(features)
+    heatmap = _heatmap_head(features, config.heatmap_width, len(schema))
     offset = _offset_head(features, config.offset_head, schema)
     return keras.Model(image, {"heatmap": heatmap, "offset": offset}, name="dekr")
 
 
 def build_backbone(config: ModelConfig) -> keras.Model:
-    """HRNet alone, from `image` (B, H, W, 3) to its four branches; its layers are named as in `build_dekr`."""
+    """The backbone alone, from `image` (B, H, W, 3) to maps at strides 4, 8, 16 and 32; layers as in `build_dekr`.
+
+    HRNet's four branches, or EfficientNet's levels before the pyramid.
+    """
     image = keras.Input((None, None, 3), name="image")
-    return keras.Model(image, hrnet(image, config), name="hrnet")
+    outputs = hrnet(image, config) if config.backbone == "hrnet" else efficientnet_lite0(image)
+    return keras.Model(image, outputs, name=config.backbone)
 
 
 def _heatmap_head(features, channels, num_keypoints):

@@ -15,7 +15,6 @@ BN_EPSILON = 1e-5
 # Keras counts what is kept; the reference's PyTorch momentum of 0.1 counts what is replaced.
 BN_MOMENTUM = 0.9
 
-STEM_CHANNELS = 64
 BOTTLENECK_EXPANSION = 4
 #: Stages 2, 3 and 4 have as many branches.
 STAGES = (2, 3, 4)
@@ -66,15 +65,16 @@ def hrnet(image, config: ModelConfig):
 
     Args:
         image: (B, H, W, 3), H and W multiples of 32.
-        config: width w (the branches have w, 2w, 4w and 8w channels) and the depth of the stages.
+        config: width w (the branches have w, 2w, 4w and 8w channels), channels of the stem and of stage 1, and the
+            depth of the stages.
 
     Returns:
         The four branches at strides 4, 8, 16 and 32, (B, H / stride, W / stride, channels).
     """
-    x = conv_bn(image, STEM_CHANNELS, "stem_1", kernel_size=3, strides=2)
-    x = conv_bn(x, STEM_CHANNELS, "stem_2", kernel_size=3, strides=2)
+    x = conv_bn(image, config.stem_channels, "stem_1", kernel_size=3, strides=2)
+    x = conv_bn(x, config.stem_channels, "stem_2", kernel_size=3, strides=2)
     for unit in range(config.bottlenecks):
-        x = bottleneck_unit(x, STEM_CHANNELS, f"stage1_u{unit}")
+        x = bottleneck_unit(x, config.stage1_channels, f"stage1_u{unit}")
     branches = [x]
     for stage, modules in zip(STAGES, config.modules, strict=True):
         branches = _transition(branches, [config.width * 2**branch for branch in range(stage)], f"stage{stage}_t")

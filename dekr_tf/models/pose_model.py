@@ -116,8 +116,13 @@ def _fold_maps(model, fusible):
 
 
 def backbone_branches(model: keras.Model) -> list[keras.KerasTensor]:
-    """Where the backbone ends in a model of `build_dekr`: its branches at strides 4, 8, 16 and 32, symbolic."""
+    """Where the backbone ends in a model of `build_dekr`, symbolic.
+
+    HRNet's branches at strides 4, 8, 16 and 32; of a pyramid the one map at stride 4.
+    """
     features = model.get_layer("features")
+    if not isinstance(features.input, list):
+        return [features.input]
     return [features.input[0], *(model.get_layer(f"features_{i}").input for i in range(1, len(features.input)))]
 
 
@@ -183,14 +188,15 @@ def _transition(branches, kernel, bias, name):
     for index, branch in enumerate(branches):
         end = start + branch.shape[-1]
         # The bias is not with the branch that is added as it is: see `_fold`.
-        biased = index == 1
+        biased = index == min(1, len(branches) - 1)
         conv = keras.layers.Conv2D(len(bias), 1, use_bias=biased, dtype="float32", name=f"{name}_{index}")
         term = conv(branch)
         conv.set_weights([kernel[:, :, start:end], bias] if biased else [kernel[:, :, start:end]])
         enlarge = Enlarge(2**index, "bilinear", dtype="float32", name=f"{name}_{index}_enlarge")
         terms.append(enlarge(term) if index else term)
         start = end
-    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")(terms))
+    total = keras.layers.Add(name=f"{name}_add")(terms) if len(terms) > 1 else terms[0]
+    return keras.layers.ReLU(name=f"{name}_relu")(total)
 
 
 def fold_offset_head(model: keras.Model) -> dict[str, np.ndarray]:
@@ -249,11 +255,14 @@ def _array(variable):
 
 def _fold_batch_norm(model, name, branches=None):
     """Kernel and bias of `{name}_conv` followed by `{name}_bn`; with `branches`, by branch: (G, ..., F) and (G, F)."""
-    kernel = _array(model.get_layer(f"{name}_conv").kernel)
+    conv = model.get_layer(f"{name}_conv")
+    kernel = _array(conv.kernel)
     norm = model.get_layer(f"{name}_bn")
     gamma, beta, mean, variance = map(_array, (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance))
     scale = gamma / np.sqrt(variance + norm.epsilon)
     bias = beta - mean * scale
+    if isinstance(conv, keras.layers.DepthwiseConv2D):  # Channels are the last axis but one.
+        return kernel * scale[:, None], bias
     if branches is None:
         return kernel * scale, bias
     by_branch = scale.reshape(branches, *[1] * (kernel.ndim - 2), kernel.shape[-1])
