@@ -166,6 +166,14 @@ class TrainingConfig(Settings):
     offset_loss_weight: Positive = 0.03
     #: Backbone weights to start from, written by `dekr import`.
     backbone_weights: Path | None = None
+    #: Or a trained model to start from, also one of another skeleton: the backbone whole, the heads keypoint by
+    #: keypoint.
+    initial_weights: Path | None = None
+    #: Keeps the weights of the backbone's stem and first stages as they are; 0: trains them all.
+    frozen_stages: Annotated[int, Field(ge=0)] = 0
+    #: Keeps statistics, scale and shift of the backbone's batch normalization as they are, which halves the time of a
+    #: step of small networks on a CPU. For pretrained weights.
+    frozen_batch_norm: bool = False
     #: What the layers compute in; weights, losses and sampling positions are float32 in any case.
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     #: Forgets what is inside a module of the network and computes it again for the gradient: less memory, more time.
@@ -180,6 +188,14 @@ class TrainingConfig(Settings):
     validate_every: PositiveInt = 5
     #: Validation images, the first ones, of which TensorBoard gets pictures with the poses found.
     pictures: Annotated[int, Field(ge=0)] = 4
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self):
+        if self.backbone_weights is not None and self.initial_weights is not None:
+            raise ValueError(
+                "training.backbone_weights and training.initial_weights exclude each other. Received: both"
+            )
+        return self
 
 
 class Config(Settings):

@@ -28,6 +28,11 @@ def branch_groups(config: OffsetHeadConfig, schema: KeypointSchema) -> list[list
     return sorted(groups, key=len)
 
 
+def keypoint_channels(config: OffsetHeadConfig, schema: KeypointSchema) -> int:
+    """Channels of the offset head for each keypoint."""
+    return (config.channels or CHANNELS_PER_KEYPOINT * len(schema)) // len(schema)
+
+
 def build_dekr(
     config: ModelConfig, schema: KeypointSchema, image_size: tuple[int | None, int | None] = (None, None)
 ) -> keras.Model:

@@ -147,8 +147,10 @@ def copy_weights(model: DekrTraining, network: keras.Model) -> None:
     for variable, source in zip(network.variables, model.network.variables, strict=True):
         variable.assign(ops.convert_to_numpy(source))
     if model.averages:
-        for variable, source in zip(network.trainable_variables, model.averages, strict=True):
-            variable.assign(ops.convert_to_numpy(source))
+        # Layers that are frozen have no averages.
+        variables = {variable.path: variable for variable in network.variables}
+        for source, average in zip(model.network.trainable_variables, model.averages, strict=True):
+            variables[source.path].assign(ops.convert_to_numpy(average))
 
 
 def last_checkpoint(output: Path, progress: Progress) -> str:

@@ -9,7 +9,7 @@ import tensorflow as tf
 import yaml
 from keras import ops
 
-from dekr_tf.config import Config, load_config
+from dekr_tf.config import Config, TrainingConfig, load_config
 from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
@@ -18,6 +18,7 @@ from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.callbacks import RunFiles, StopOnNan, copy_weights
 from dekr_tf.training.devices import is_chief, lost_machines, open_strategy
+from dekr_tf.training.initial_weights import load_backbone, load_initial_weights
 from dekr_tf.training.model import DekrTraining
 from dekr_tf.training.optimizer import FusedAdam
 from dekr_tf.training.recompute import segments
@@ -68,6 +69,10 @@ def train(
             progress = load_state(output / STATE, model)
         elif settings.backbone_weights is not None:
             load_backbone(model.network, settings.backbone_weights)
+        elif settings.initial_weights is not None:
+            taken = load_initial_weights(model.network, config, settings.initial_weights)
+            if is_chief():
+                print(f"initial weights {settings.initial_weights}: {taken}")
         dataset = strategy.distribute_datasets_from_function(
             lambda context: train_dataset(data, config, first_epoch=progress.epochs, context=context).repeat()
         )
@@ -91,29 +96,6 @@ def train(
         )
         copy_weights(model, network)
     return network
-
-
-def load_backbone(network: keras.Model, path: Path) -> None:
-    """Copies the weights of an imported HRNet into the layers of the same names.
-
-    Args:
-        network: of `build_dekr`.
-        path: a `.keras` file that `dekr import` wrote for an HRNet backbone.
-
-    Raises:
-        InputError: the file cannot be read, or a layer has other weights.
-    """
-    try:
-        backbone = keras.models.load_model(path, compile=False)
-    except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"cannot read backbone weights {path}: {reason}") from error
-    for layer in backbone.layers:
-        try:
-            network.get_layer(layer.name).set_weights(layer.get_weights())
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"backbone weights {path} do not fit at layer {layer.name}: {reason}") from error
 
 
 def _check_folder(config: Config, output: Path, resume: bool) -> bool:
@@ -151,6 +133,7 @@ def build_training(config: Config, strategy: tf.distribute.Strategy, steps_per_e
     with strategy.scope():
         with _precision(settings.precision):
             network = build_dekr(config.model, config.schema)
+        freeze(network, settings)
         if settings.synchronized_batch_norm:
             for layer in network.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
@@ -171,6 +154,18 @@ def build_training(config: Config, strategy: tf.distribute.Strategy, steps_per_e
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         model.compile(optimizer, jit_compile=settings.jit_compile)
     return model
+
+
+def freeze(network: keras.Model, settings: TrainingConfig) -> None:
+    """Keeps the weights of the backbone's first stages, or its batch normalization, out of the training."""
+    stages = range(1, settings.frozen_stages + 1)
+    frozen = ("stem_", *(f"stage{stage}_" for stage in stages)) if settings.frozen_stages else ()
+    for layer in network.layers:
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        if layer.name.startswith(frozen) or (
+            settings.frozen_batch_norm and is_norm and layer.name.startswith(("stem_", "stage"))
+        ):
+            layer.trainable = False
 
 
 def _preparation(config: Config):
