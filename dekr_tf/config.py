@@ -105,6 +105,9 @@ class TargetConfig(Settings):
     center_sigma: Positive = 4.0
     #: Heatmap loss weight of pixels far from every person.
     background_weight: Fraction = 0.1
+    #: What the heatmap of a keypoint without a label is taught inside the person's box: `background`: that nothing is
+    #: there, as in the reference; `ignore`: nothing at all, for data whose labels leave keypoints out (faces, say).
+    unlabeled_keypoints: Literal["background", "ignore"] = "background"
     #: Offsets are asked for on the square [c - radius, c + radius) about the center.
     offset_radius: PositiveInt = 4
     #: `reference`: person size measured from the image origin, as the published checkpoints were trained; `paper`:

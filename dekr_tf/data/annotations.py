@@ -25,6 +25,7 @@ class ImageRecord:
         keypoints: (N, K, 3) float32, people with at least one labelled keypoint: x, y in pixels of the stored image,
             visibility (0 unlabelled, 1 occluded, 2 visible).
         areas: (N,) float32, square pixels.
+        boxes: (N, 4) float32, left, top, width, height in pixels.
         ignored: regions that hold people without labels, as compressed run-length encodings.
         crowd_index: CrowdPose's measure of how crowded the image is, in [0, 1]; None elsewhere.
     """
@@ -34,6 +35,7 @@ class ImageRecord:
     size: tuple[int, int]
     keypoints: np.ndarray
     areas: np.ndarray
+    boxes: np.ndarray
     ignored: tuple[dict[str, Any], ...] = ()
     crowd_index: float | None = None
 
@@ -119,6 +121,7 @@ def _record(image: ImageLabels, num_keypoints: int) -> ImageRecord:
         size=size,
         keypoints=np.asarray([person.keypoints for person in people], np.float32).reshape(-1, num_keypoints, 3),
         areas=np.asarray([person.area for person in people], np.float32),
+        boxes=np.asarray([person.box for person in people], np.float32).reshape(-1, 4),
         ignored=tuple(region for region in regions if region is not None),
         crowd_index=crowd_index,
     )

@@ -67,7 +67,8 @@ class SampleEncoder:
         points[..., :2] /= stride
         sizes = person_sizes(record.keypoints, settings.person_size) * (augmentation.zoom / stride) ** 2
         mask = augmentation.transform_mask(record.valid_mask(), stride)
-        return augmentation.transform_image(image), self._targets(points, sizes, mask)
+        boxes = augmentation.transform_boxes(record.boxes) / stride
+        return augmentation.transform_image(image), self._targets(points, sizes, mask, boxes)
 
 
 class TrainingData(Protocol):
@@ -230,7 +231,7 @@ def train_dataset(
         image, labels = encoder(image, record, np.random.default_rng((seed, int(number), index)))
         return image, *labels.values()
 
-    nobody = ImageRecord(0, "", (64, 64), np.zeros((0, len(schema), 3)), np.zeros(0))
+    nobody = ImageRecord(0, "", (64, 64), np.zeros((0, len(schema), 3)), np.zeros(0), np.zeros((0, 4)))
     example = encoder(np.zeros((64, 64, 3), np.uint8), nobody, np.random.default_rng(0))
 
     def sample(_, item):

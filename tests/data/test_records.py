@@ -136,7 +136,7 @@ def test_a_folder_that_is_taken(people, written, tmp_path):
     [
         (None, "expected records of `dekr data tfrecord` in"),
         ("[", "expected records of `dekr data tfrecord` in"),
-        ({"version": 2}, "expected version 1. Received: 2"),
+        ({"version": 1}, "expected version 2; `dekr data tfrecord` writes it. Received: 1"),
         ({"keypoints": CROWDPOSE.to_dict()}, "expected the 17 keypoints of coco, nose, .*Received: 14, left_shoulder"),
     ],
 )
