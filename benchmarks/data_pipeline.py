@@ -32,8 +32,9 @@ from dekr_tf.coco_format import box_around
 from dekr_tf.config import Config
 from dekr_tf.data.annotations import ImageRecord
 from dekr_tf.data.augmentation import random_augmentation
-from dekr_tf.data.pipeline import LabelledImages, SampleEncoder, train_dataset
+from dekr_tf.data.pipeline import train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
+from dekr_tf.data.samples import LabelledImages, SampleEncoder
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.images import decode_image, open_images

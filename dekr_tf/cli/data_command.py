@@ -150,7 +150,8 @@ def _show(arguments: argparse.Namespace) -> None:
     import cv2
     import numpy as np
 
-    from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
+    from dekr_tf.data.pipeline import input_errors, train_dataset
+    from dekr_tf.data.samples import open_training_data
     from dekr_tf.data.target_maps import draw_targets
     from dekr_tf.files import atomic_output
     from dekr_tf.visualization.sample_sheet import draw_sample, make_sheet

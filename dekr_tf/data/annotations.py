@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pycocotools import mask as rle
 from dekr_tf.coco_format import ImageLabels, PersonLabels, is_finite_number, parse_numbers, read_labels, received
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json
-from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.keypoints import KeypointSchema, schema_from_categories
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,18 @@ def read_annotations(path: str | os.PathLike, schema: KeypointSchema) -> list[Im
             names the file, the image or annotation, and the key.
     """
     return [_record(image, len(schema)) for image in read_labels(path, schema)]
+
+
+def read_keypoint_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """The names of the keypoints that the `categories` of an annotation file say; none where it has no names.
+
+    Raises:
+        InputError: the file cannot be read, or its categories do not say one skeleton.
+    """
+    categories = read_json(path, "annotations").get("categories") or []
+    if not any(isinstance(category, Mapping) and category.get("keypoints") for category in categories):
+        return ()
+    return schema_from_categories(categories, Path(path).stem).names
 
 
 def merge_annotations(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _BLOCK, _SHARDS_AT_ONCE = 512, 16
 
 
 class RecordFiles:
-    """What `write_records` wrote, as training data (`pipeline.TrainingData`).
+    """What `write_records` wrote, as training data (`samples.TrainingData`).
 
     A pass has every image once. Its order differs from that of image files: shards come in an order of their own, 16
     side by side, and images are shuffled in blocks of 512. The sample that is made of an image in a pass is the same.

@@ -10,7 +10,8 @@ from pycocotools import mask as rle
 
 from dekr_tf.config import Config, parse_settings
 from dekr_tf.data.annotations import ImageRecord, read_annotations
-from dekr_tf.data.pipeline import LabelledImages, SampleEncoder, input_errors, open_training_data, train_dataset
+from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.data.samples import LabelledImages, SampleEncoder, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
@@ -297,6 +298,11 @@ def test_training_data_of_a_config(people, tmp_path):
     data = open_training_data(Config(data=files))
     assert len(data) == 5
     assert data.max_people == max(map(len, people[0]))
-    for values, message in (({}, "Received: a config without"), ({**files, "train_records": "x"}, "Received: both")):
+    for values, message in (
+        ({}, "Received: a config without"),
+        ({"train_images": people[1]}, "Received: one of the pair"),
+        ({**files, "train_records": "x"}, "Received: data.train_records with data.train_annotations and data.train_im"),
+        ({"train_records": "x", "train": [{"records": "y"}]}, "Received: data.train with data.train_records"),
+    ):
         with pytest.raises(InputError, match=message):
             open_training_data(Config(data=values))

@@ -7,8 +7,9 @@ import pytest
 
 from dekr_tf.config import Config, parse_settings
 from dekr_tf.data.annotations import read_annotations
-from dekr_tf.data.pipeline import LabelledImages, input_errors, open_training_data, train_dataset
+from dekr_tf.data.pipeline import input_errors, train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
+from dekr_tf.data.samples import LabelledImages, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.images import open_images
