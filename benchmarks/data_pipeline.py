@@ -28,11 +28,13 @@ import numpy as np
 import tensorflow as tf
 from pycocotools import mask as rle
 
+from dekr_tf.coco_format import box_around
 from dekr_tf.config import Config
 from dekr_tf.data.annotations import ImageRecord
 from dekr_tf.data.augmentation import random_augmentation
-from dekr_tf.data.pipeline import LabelledImages, SampleEncoder, train_dataset
+from dekr_tf.data.pipeline import train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
+from dekr_tf.data.samples import LabelledImages, SampleEncoder
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.images import decode_image, open_images
@@ -65,6 +67,7 @@ def four_people(number: int, random: np.random.Generator) -> ImageRecord:
         SIZE,
         keypoints,
         np.full(4, 8000, np.float32),
+        np.array([box_around(person) for person in keypoints[..., :2]], np.float32),
         (rle.encode(np.asfortranarray(ignored)),),
     )
 
@@ -116,7 +119,7 @@ def main() -> None:
         augmentation = random_augmentation(SIZE, config.input_size, config.data.augmentation, random)
         encoder = SampleEncoder(schema, config, stride, 4)
         mask = record.valid_mask()
-        blank = ImageRecord(0, "", SIZE, record.keypoints, record.areas)
+        blank = ImageRecord(0, "", SIZE, record.keypoints, record.areas, record.boxes)
         whole = cpu_time(lambda: encoder(photo, blank, np.random.default_rng(0)), options.repetitions)
 
         def in_turn(call):

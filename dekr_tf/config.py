@@ -107,6 +107,24 @@ class AugmentationConfig(Settings):
     flip: Fraction = 0.5
 
 
+class TrainingSetConfig(Settings):
+    """One of several data sets that are trained on together: annotations and images, or records."""
+
+    annotations: Path | None = None
+    images: Path | None = None
+    #: What `dekr data tfrecord` wrote.
+    records: str | None = None
+    #: How often an epoch goes through the set: with 0.5 an image comes every other epoch, with 2 twice an epoch.
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_form(self):
+        files = self.annotations is not None and self.images is not None, self.records is not None
+        if sum(files) != 1 or (self.records is not None and (self.annotations or self.images)):
+            raise ValueError("expected annotations and images, or records")
+        return self
+
+
 class DataConfig(Settings):
     """Annotation files in COCO keypoint format, and their images: folders or zip files."""
 
@@ -114,9 +132,11 @@ class DataConfig(Settings):
     train_images: Path | None = None
     #: Instead of these two: what `dekr data tfrecord` wrote, a folder or an address such as gs://bucket/folder.
     train_records: str | None = None
+    #: Instead of either: several data sets with the same keypoints, in one training.
+    train: Annotated[list[TrainingSetConfig], Field(min_length=1)] | None = None
     val_annotations: Path | None = None
     val_images: Path | None = None
-    #: How often an epoch goes through the images; more than 1 makes sense for a handful of them.
+    #: How often an epoch goes through all of it; more than 1 makes sense for a handful of images.
     repeat: PositiveInt = 1
     #: Training images that cannot be read: `stop`, or `skip`: name each once and take the next image in its place.
     damaged_images: Literal["stop", "skip"] = "stop"
@@ -132,6 +152,9 @@ class TargetConfig(Settings):
     center_sigma: Positive = 4.0
     #: Heatmap loss weight of pixels far from every person.
     background_weight: Fraction = 0.1
+    #: What the heatmap of a keypoint without a label is taught inside the person's box: `background`: that nothing is
+    #: there, as in the reference; `ignore`: nothing at all, for data whose labels leave keypoints out (faces, say).
+    unlabeled_keypoints: Literal["background", "ignore"] = "background"
     #: Offsets are asked for on the square [c - radius, c + radius) about the center.
     offset_radius: PositiveInt = 4
     #: `reference`: person size measured from the image origin, as the published checkpoints were trained; `paper`:

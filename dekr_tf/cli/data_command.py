@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "show",
         help="draw a sheet of training samples",
         description="Draws samples of the training data as they go into the network. Left: heatmaps, orange on the "
-        "person's left, blue on the right, else green, the center white; red where the heatmap loss has no weight. "
-        "Right: the offsets that a person's center is asked for.",
+        "person's left, blue on the right, else green, the center white; the redder the more heatmaps have no loss "
+        "weight there. Right: the offsets that a person's center is asked for.",
     )
     show.add_argument("--config", required=True, metavar="FILE", help="YAML file of the experiment")
     show.add_argument("--output", type=Path, required=True, metavar="FILE", help="picture to write")
@@ -150,7 +150,8 @@ def _show(arguments: argparse.Namespace) -> None:
     import cv2
     import numpy as np
 
-    from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
+    from dekr_tf.data.pipeline import input_errors, train_dataset
+    from dekr_tf.data.samples import open_training_data
     from dekr_tf.data.target_maps import draw_targets
     from dekr_tf.files import atomic_output
     from dekr_tf.visualization.sample_sheet import draw_sample, make_sheet

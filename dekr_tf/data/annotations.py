@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pycocotools import mask as rle
 from dekr_tf.coco_format import ImageLabels, PersonLabels, is_finite_number, parse_numbers, read_labels, received
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json
-from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.keypoints import KeypointSchema, schema_from_categories
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class ImageRecord:
         keypoints: (N, K, 3) float32, people with at least one labelled keypoint: x, y in pixels of the stored image,
             visibility (0 unlabelled, 1 occluded, 2 visible).
         areas: (N,) float32, square pixels.
+        boxes: (N, 4) float32, left, top, width, height in pixels.
         ignored: regions that hold people without labels, as compressed run-length encodings.
         crowd_index: CrowdPose's measure of how crowded the image is, in [0, 1]; None elsewhere.
     """
@@ -34,6 +36,7 @@ class ImageRecord:
     size: tuple[int, int]
     keypoints: np.ndarray
     areas: np.ndarray
+    boxes: np.ndarray
     ignored: tuple[dict[str, Any], ...] = ()
     crowd_index: float | None = None
 
@@ -62,6 +65,18 @@ def read_annotations(path: str | os.PathLike, schema: KeypointSchema) -> list[Im
             names the file, the image or annotation, and the key.
     """
     return [_record(image, len(schema)) for image in read_labels(path, schema)]
+
+
+def read_keypoint_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """The names of the keypoints that the `categories` of an annotation file say; none where it has no names.
+
+    Raises:
+        InputError: the file cannot be read, or its categories do not say one skeleton.
+    """
+    categories = read_json(path, "annotations").get("categories") or []
+    if not any(isinstance(category, Mapping) and category.get("keypoints") for category in categories):
+        return ()
+    return schema_from_categories(categories, Path(path).stem).names
 
 
 def merge_annotations(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
@@ -119,6 +134,7 @@ def _record(image: ImageLabels, num_keypoints: int) -> ImageRecord:
         size=size,
         keypoints=np.asarray([person.keypoints for person in people], np.float32).reshape(-1, num_keypoints, 3),
         areas=np.asarray([person.area for person in people], np.float32),
+        boxes=np.asarray([person.box for person in people], np.float32).reshape(-1, 4),
         ignored=tuple(region for region in regions if region is not None),
         crowd_index=crowd_index,
     )

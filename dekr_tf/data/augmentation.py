@@ -50,6 +50,20 @@ class Augmentation:
             moved[:, : len(flip_indices)] = moved[:, list(flip_indices)]
         return moved
 
+    def transform_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes from photo to input pixels: the upright box around the corners of each, which grows as they turn.
+
+        Args:
+            boxes: (N, 4) left, top, width, height.
+
+        Returns:
+            (N, 4) float64: left, top, right, bottom.
+        """
+        left, top, width, height = np.asarray(boxes, np.float64).T
+        corners = np.stack([left, top, left + width, top, left, top + height, left + width, top + height], axis=-1)
+        corners = transform_points(corners.reshape(-1, 4, 2), self.matrix)
+        return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=-1)
+
 
 def make_augmentation(
     image_size: tuple[int, int],

@@ -16,7 +16,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.images import ImageSource, decode_image
 from dekr_tf.keypoints import KeypointSchema
 
-VERSION = 1
+VERSION = 2
 METADATA = "metadata.json"
 #: Images of a shard, about 100 to 200 MB of COCO's.
 IMAGES_PER_SHARD = 1024
@@ -25,7 +25,7 @@ _BLOCK, _SHARDS_AT_ONCE = 512, 16
 
 
 class RecordFiles:
-    """What `write_records` wrote, as training data (`pipeline.TrainingData`).
+    """What `write_records` wrote, as training data (`samples.TrainingData`).
 
     A pass has every image once. Its order differs from that of image files: shards come in an order of their own, 16
     side by side, and images are shuffled in blocks of 512. The sample that is made of an image in a pass is the same.
@@ -47,7 +47,9 @@ class RecordFiles:
             reason = str(error).splitlines()[0]
             raise InputError(f"expected records of `dekr data tfrecord` in {folder}. Received: {reason}") from error
         if version != VERSION:
-            raise InputError(f"records {folder}: expected version {VERSION}. Received: {version}")
+            raise InputError(
+                f"records {folder}: expected version {VERSION}; `dekr data tfrecord` writes it. Received: {version}"
+            )
         names = tuple(content["keypoints"]["names"])
         if names != schema.names:
             raise InputError(
@@ -175,6 +177,7 @@ def _example(index: int, record: ImageRecord, content: bytes) -> bytes:
         "size": whole(*record.size),
         "keypoints": real(record.keypoints),
         "areas": real(record.areas),
+        "boxes": real(record.boxes),
         "ignored": text(*(region["counts"] for region in record.ignored)),
     }
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
@@ -190,6 +193,7 @@ def _parse(data: bytes, num_keypoints: int) -> tuple[int, bytes, ImageRecord]:
         size=size,
         keypoints=np.array(features["keypoints"].float_list.value, np.float32).reshape(-1, num_keypoints, 3),
         areas=np.array(features["areas"].float_list.value, np.float32),
+        boxes=np.array(features["boxes"].float_list.value, np.float32).reshape(-1, 4),
         ignored=tuple({"size": list(size), "counts": counts} for counts in features["ignored"].bytes_list.value),
     )
     return index, features["image"].bytes_list.value[0], record

@@ -71,25 +71,43 @@ class TargetEncoder:
         self.config = config
         self.max_people = max_people
 
-    def __call__(self, keypoints: np.ndarray, sizes: np.ndarray, valid_mask: np.ndarray) -> dict[str, np.ndarray]:
-        """Encodes N people, 0 <= N <= P. Those who are not on the map are left out, the others come first.
+    def __call__(
+        self, keypoints: np.ndarray, sizes: np.ndarray, valid_mask: np.ndarray, boxes: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Encodes N people, 0 <= N <= P.
+
+        People with a usable keypoint come first. With `unlabeled_keypoints: ignore`, those who have only a part of
+        their box on the map follow. Everyone else is left out.
 
         Args:
             keypoints: (N, K + 1, 3) x, y in map pixels, visibility; the center is last.
             sizes: (N,) squared person sizes in square map pixels; smaller ones than 1 count as 1.
             valid_mask: (h, w) uint8 of 0 and 1, multiplies the weights of the heatmaps.
+            boxes: (N, 4) left, top, right, bottom in map pixels; `unlabeled_keypoints: ignore` needs them.
 
         Returns:
             `cells` (P, K + 1, 2) int32 and `fractions` (P, K + 1, 2) float32: whole part and rest of x, y in map
             pixels, apart for the sake of precision; `usable` (P, K + 1) bool: labelled and inside the map;
             `offset_weights` (P,) float32: 1 / sqrt(person size); `wins` (P, 2 radius, 2 radius, K) bool: the values of
             the offset maps that the person is asked for, by row and column of its square; `valid_mask` as given.
+            With `unlabeled_keypoints: ignore` also `unlabeled` (P, K) bool, and `boxes` (P, 4) int32: the first column
+            and row of the map that a person's box touches, then the last ones; they may lie one cell outside the map.
         """
         keypoints = np.asarray(keypoints, np.float64).reshape(-1, self.num_keypoints + 1, 3)
         height, width = valid_mask.shape
         points = keypoints[..., :2]
         usable = ((points >= 0) & (points < (width, height))).all(axis=-1) & (keypoints[..., 2] > 0)
-        present = usable.any(axis=1)
+        on_map = usable.any(axis=1)
+        present = np.flatnonzero(on_map)
+        ignoring = {}
+        if self.config.unlabeled_keypoints == "ignore":
+            unlabeled = keypoints[:, :-1, 2] == 0
+            # A box that is far away touches the cells beyond the border and none of the map.
+            cells = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+            cells = np.clip(cells, -1, (width, height, width, height)).astype(np.int32)
+            touches = (cells[:, :2] < (width, height)).all(axis=1) & (cells[:, 2:] >= 0).all(axis=1)
+            present = np.append(present, np.flatnonzero(~on_map & touches & unlabeled.any(axis=1)))
+            ignoring = {"unlabeled": unlabeled[present], "boxes": cells[present]}
         points, usable, sizes = points[present], usable[present], np.maximum(sizes[present], 1.0)
         # What is not usable may lie anywhere, beyond what an integer can hold.
         points = np.where(usable[..., None], points, 0)
@@ -100,6 +118,7 @@ class TargetEncoder:
             "usable": usable,
             "offset_weights": (1 / np.sqrt(sizes)).astype(np.float32),
             "wins": self._wins(cells[:, -1].astype(int), usable, sizes, valid_mask.shape),
+            **ignoring,
         }
         room = self.max_people - len(sizes)
         labels = {name: np.pad(values, [(0, room)] + [(0, 0)] * (values.ndim - 1)) for name, values in labels.items()}

@@ -17,13 +17,15 @@ def draw_targets(labels, config: TargetConfig):
 
     Heatmaps hold a Gaussian at each usable keypoint and center, of value exp(-d^2 / (2 sigma^2)) on a patch that
     reaches 3 sigma + 1 beyond it; where people meet the larger value counts. Their weight is 1 on patches of the same
-    channel and `background_weight` elsewhere, times the mask. Offset maps are grid minus keypoint in map pixels, x then
-    y, where a person wins the cell; their weight is 1 / sqrt(person size).
+    channel and `background_weight` elsewhere, times the mask. With `unlabeled_keypoints: ignore` it is 0 in the boxes
+    of people whose keypoint of the channel has no label, except on patches of others. Offset maps are grid minus
+    keypoint in map pixels, x then y, where a person wins the cell; their weight is 1 / sqrt(person size).
 
     Args:
         labels: a batch of what `TargetEncoder` gives: `cells`, `fractions` (B, P, K + 1, 2), `usable` (B, P, K + 1),
-            `offset_weights` (B, P), `wins` (B, P, 2 radius, 2 radius, K), `valid_mask` (B, h, w).
-        config: the Gaussians and the background's weight.
+            `offset_weights` (B, P), `wins` (B, P, 2 radius, 2 radius, K), `valid_mask` (B, h, w); to
+            ignore unlabeled keypoints also `unlabeled` (B, P, K) and `boxes` (B, P, 4).
+        config: the Gaussians, the background's weight and what becomes of unlabeled keypoints.
 
     Returns:
         float32 maps: `heatmap` and `heatmap_weight` (B, h, w, K + 1), `offset` and `offset_weight` (B, h, w, 2 K).
@@ -31,7 +33,10 @@ def draw_targets(labels, config: TargetConfig):
     cells, fractions = (ops.cast(labels[name], "float32") for name in ("cells", "fractions"))
     mask = ops.cast(labels["valid_mask"], "float32")
     heatmap = _heatmaps(cells, fractions, labels["usable"], mask.shape[1:], config)
-    weight = ops.where(heatmap > 0, 1.0, config.background_weight) * mask[..., None]
+    background = config.background_weight
+    if config.unlabeled_keypoints == "ignore":
+        background = ops.where(_ignored(labels, mask.shape[1:]), 0.0, background)
+    weight = ops.where(heatmap > 0, 1.0, background) * mask[..., None]
     offset, offset_weight = _offsets(cells, fractions, labels, ops.shape(mask))
     return {"heatmap": heatmap, "heatmap_weight": weight, "offset": offset, "offset_weight": offset_weight}
 
@@ -62,6 +67,19 @@ def _profiles(cells, fractions, sigmas, length: int):
     low, high = ops.floor(fractions - 3 * sigmas - 1), ops.ceil(fractions + 3 * sigmas + 2)
     values = ops.exp(-0.5 * ops.square((steps - fractions) / sigmas))
     return ops.where((steps >= low) & (steps < high), ops.maximum(values, _FAINTEST), 0.0)
+
+
+def _ignored(labels, map_size):
+    """(B, h, w, K + 1) bool: inside the box of a person without a label for the channel. The center has always one."""
+    height, width = map_size
+    columns, rows = (
+        (labels["boxes"][..., axis, None] <= ops.arange(length, dtype="int32"))
+        & (ops.arange(length, dtype="int32") <= labels["boxes"][..., axis + 2, None])
+        for axis, length in ((0, width), (1, height))
+    )
+    inside = ops.cast(rows[..., None] & columns[:, :, None], "float32")
+    unlabeled = ops.cast(ops.pad(labels["unlabeled"], ((0, 0), (0, 0), (0, 1))), "float32")
+    return ops.einsum("bpyx,bpk->byxk", inside, unlabeled) > 0
 
 
 def _offsets(cells, fractions, labels, shape):

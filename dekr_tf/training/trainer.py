@@ -10,7 +10,8 @@ import yaml
 from keras import ops
 
 from dekr_tf.config import Config, TrainingConfig, load_config
-from dekr_tf.data.pipeline import input_errors, open_training_data, train_dataset
+from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.data.samples import open_training_data
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
@@ -41,7 +42,7 @@ def train(
     `devices.open_strategy`) the first writes them, and the others must see the folder.
 
     Args:
-        config: `data.train_annotations` and `data.train_images` are needed, or `data.train_records`.
+        config: needs training data, see `open_training_data`.
         output: the run's folder.
         resume: go on with the run in the folder, if there is one. The rest of the training is then the same as if it
             had never stopped.

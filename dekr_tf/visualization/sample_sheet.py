@@ -19,8 +19,8 @@ _PANEL, _GAP = 384, 6
 def draw_sample(image: np.ndarray, targets: Mapping[str, np.ndarray], schema: KeypointSchema) -> np.ndarray:
     """Draws one sample twice, side by side.
 
-    Left: the heatmaps, red where their loss has no weight. Right: from the cell where a person's center is highest, the
-    offsets to its keypoints, and a frame around the cells that are asked for offsets.
+    Left: the heatmaps, the redder the more of them have no loss weight there. Right: from the cell where a person's
+    center is highest, the offsets to its keypoints, and a frame around the cells that are asked for offsets.
 
     Args:
         image: (S, S, 3) uint8 RGB, the network's input.
@@ -57,7 +57,7 @@ def keypoint_colors(schema: KeypointSchema) -> np.ndarray:
 
 def _draw_heatmaps(canvas: np.ndarray, targets: Mapping[str, np.ndarray], colors: np.ndarray) -> np.ndarray:
     drawing = canvas.astype(np.float32)
-    masked = _enlarged((targets["heatmap_weight"] == 0).all(axis=-1).astype(np.float32))[..., None]
+    masked = _enlarged((targets["heatmap_weight"] == 0).mean(axis=-1, dtype=np.float32))[..., None]
     drawing += masked * 0.5 * (np.float32(MASK_COLOR) - drawing)
     for color in np.unique(colors, axis=0):
         heat = _enlarged(targets["heatmap"][..., (colors == color).all(axis=1)].max(axis=-1))[..., None]

@@ -8,7 +8,7 @@ import pytest
 
 from dekr_tf.cli import data_command
 from dekr_tf.config import Config
-from dekr_tf.data.pipeline import open_training_data
+from dekr_tf.data.samples import open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import COCO, load_schema

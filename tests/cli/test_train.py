@@ -50,7 +50,7 @@ def test_a_training_without_data_is_refused(tmp_path, capsys):
     (tmp_path / "config.yaml").touch()
     assert main(["train", "--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
-        "dekr train: error: training needs data.train_annotations and data.train_images, or data.train_records. "
-        "Received: a config without\n"
+        "dekr train: error: training needs data.train_annotations and data.train_images, data.train_records, "
+        "or data.train. Received: a config without\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

@@ -65,6 +65,7 @@ def test_records(tmp_path):
     np.testing.assert_array_equal(first.keypoints, [[[4, 5, 2], [8, 11, 1]]])
     assert first.keypoints.dtype == np.float32
     np.testing.assert_allclose(first.areas, [55.5])
+    np.testing.assert_allclose(first.boxes, [[3, 4, 6, 8]])
     expected = np.ones((20, 30), np.uint8)
     # Run lengths go down the columns: 40 pixels are two of them, 20 the third.
     expected[:, 2] = 0

@@ -70,6 +70,18 @@ def test_a_spot_in_the_mask_falls_on_the_keypoint_of_the_map(scale, rotation, sh
     np.testing.assert_allclose((columns.mean(), rows.mean()), (x, y), atol=0.5)
 
 
+def test_boxes_by_hand():
+    """A square of 100 pixels to 50, then turned by a right angle about the middle, then mirrored."""
+    boxes = np.array([[10, 20, 30, 60], [0, 0, 0, 0]])
+    moved = make_augmentation((100, 100), 50).transform_boxes(boxes)
+    np.testing.assert_allclose(moved, [[5, 10, 20, 40], [0, 0, 0, 0]])
+    mirrored = make_augmentation((100, 100), 50, flip=True).transform_boxes(boxes)
+    np.testing.assert_allclose(mirrored, [[29, 10, 44, 40], [49, 0, 49, 0]])
+    turned = make_augmentation((100, 100), 50, rotation=90).transform_boxes(boxes)
+    np.testing.assert_allclose(turned[0, 2:] - turned[0, :2], (30, 15))
+    assert make_augmentation((100, 100), 50).transform_boxes(np.zeros((0, 4))).shape == (0, 4)
+
+
 @pytest.mark.parametrize("rotation", [0.0, 25.0])
 def test_a_flip_mirrors_image_and_keypoints_about_the_middle(rotation):
     generator = np.random.default_rng(0)

@@ -10,7 +10,8 @@ from pycocotools import mask as rle
 
 from dekr_tf.config import Config, parse_settings
 from dekr_tf.data.annotations import ImageRecord, read_annotations
-from dekr_tf.data.pipeline import LabelledImages, SampleEncoder, input_errors, open_training_data, train_dataset
+from dekr_tf.data.pipeline import input_errors, train_dataset
+from dekr_tf.data.samples import LabelledImages, SampleEncoder, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
@@ -101,7 +102,7 @@ def test_maps_show_people_where_the_crop_does():
     """One keypoint by hand: a photo of 128 pixels to an input of 64 and a map of 16 cells, so an eighth."""
     keypoints = np.zeros((1, 17, 3), np.float32)
     keypoints[0, 0], keypoints[0, 1] = (40, 64, 2), (56, 96, 1)
-    record = ImageRecord(1, "x", (128, 128), keypoints, np.array([900.0], np.float32))
+    record = ImageRecord(1, "x", (128, 128), keypoints, np.array([900.0], np.float32), np.zeros((1, 4)))
     photo, generator = np.zeros((128, 128, 3), np.uint8), np.random.default_rng(0)
     config = make_config(augmentation=PLAIN, person_size="paper")
     targets = maps_of(SampleEncoder(COCO, config, 4, 3)(photo, record, generator)[1], config)
@@ -116,6 +117,26 @@ def test_maps_show_people_where_the_crop_does():
     targets = maps_of(SampleEncoder(COCO, config, 4, 3)(photo, record, generator)[1], config)
     assert not targets["heatmap"][:, :, 17].any() and not targets["offset_weight"].any()
     assert targets["heatmap"][:, :, 0].max() == 1
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_unlabeled_keypoints_are_ignored_in_their_box(flip):
+    """A photo of 128 pixels to a map of 16 cells; only the right eye (2) of two flipped eyes has a label."""
+    keypoints = np.zeros((1, 17, 3), np.float32)
+    keypoints[0, 2] = 24, 64, 2
+    boxes = np.array([[16, 48, 24, 40]], np.float32)
+    record = ImageRecord(1, "x", (128, 128), keypoints, np.array([900.0], np.float32), boxes)
+    config = make_config(augmentation=PLAIN | {"flip": flip}, unlabeled_keypoints="ignore", center_sigma=0.5)
+    photo, generator = np.zeros((128, 128, 3), np.uint8), np.random.default_rng(0)
+    weight = maps_of(SampleEncoder(COCO, config, 4, 2)(photo, record, generator)[1], config)["heatmap_weight"]
+    expected = np.full((16, 16), 0.1)
+    # 16 to 40 pixels are the cells 2 to 5; mirrored, 63 - 20 = 43 to 63 - 8 = 55 input pixels, 10.75 to 13.75 cells.
+    expected[6:12, 10:15] = 0 if flip else 0.1
+    expected[6:12, 2:6] = 0.1 if flip else 0
+    labelled, unlabeled = (1, 2) if flip else (2, 1)
+    np.testing.assert_allclose(weight[:, :, unlabeled], expected)
+    np.testing.assert_allclose(np.unique(weight[:, :, labelled]), (0.1, 1))
+    np.testing.assert_allclose(np.unique(weight[:, :, 17]), (0.1, 1))
 
 
 def test_the_same_seed_gives_the_same_epochs_and_each_epoch_is_new(people):
@@ -146,7 +167,7 @@ def test_every_image_comes_once_an_epoch_in_changing_order(people):
 
 def test_images_without_people_and_ignored_regions(people):
     records, folder = people
-    empty = ImageRecord(9, records[0].file_name, records[0].size, np.zeros((0, 17, 3)), np.zeros(0))
+    empty = ImageRecord(9, records[0].file_name, records[0].size, np.zeros((0, 17, 3)), np.zeros(0), np.zeros((0, 4)))
     config = make_config(batch_size=1, augmentation=PLAIN)
     ((_, labels),) = train_dataset(LabelledImages([empty], folder), config)
     maps = draw_targets(labels, config.targets)
@@ -192,7 +213,7 @@ def test_a_bad_image_is_an_input_error_while_training(people, tmp_path, size, co
     if content:
         folder, name = tmp_path, "broken.jpg"
         (folder / name).write_bytes(content)
-    record = ImageRecord(1, name, size, np.zeros((0, 17, 3)), np.zeros(0))
+    record = ImageRecord(1, name, size, np.zeros((0, 17, 3)), np.zeros(0), np.zeros((0, 4)))
     dataset = train_dataset(LabelledImages([record], folder), make_config(batch_size=1))
     with pytest.raises(InputError, match=message):
         epoch(dataset)
@@ -277,6 +298,11 @@ def test_training_data_of_a_config(people, tmp_path):
     data = open_training_data(Config(data=files))
     assert len(data) == 5
     assert data.max_people == max(map(len, people[0]))
-    for values, message in (({}, "Received: a config without"), ({**files, "train_records": "x"}, "Received: both")):
+    for values, message in (
+        ({}, "Received: a config without"),
+        ({"train_images": people[1]}, "Received: one of the pair"),
+        ({**files, "train_records": "x"}, "Received: data.train_records with data.train_annotations and data.train_im"),
+        ({"train_records": "x", "train": [{"records": "y"}]}, "Received: data.train with data.train_records"),
+    ):
         with pytest.raises(InputError, match=message):
             open_training_data(Config(data=values))

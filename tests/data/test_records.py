@@ -7,8 +7,9 @@ import pytest
 
 from dekr_tf.config import Config, parse_settings
 from dekr_tf.data.annotations import read_annotations
-from dekr_tf.data.pipeline import LabelledImages, input_errors, open_training_data, train_dataset
+from dekr_tf.data.pipeline import input_errors, train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
+from dekr_tf.data.samples import LabelledImages, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.images import open_images
@@ -136,7 +137,7 @@ def test_a_folder_that_is_taken(people, written, tmp_path):
     [
         (None, "expected records of `dekr data tfrecord` in"),
         ("[", "expected records of `dekr data tfrecord` in"),
-        ({"version": 2}, "expected version 1. Received: 2"),
+        ({"version": 1}, "expected version 2; `dekr data tfrecord` writes it. Received: 1"),
         ({"keypoints": CROWDPOSE.to_dict()}, "expected the 17 keypoints of coco, nose, .*Received: 14, left_shoulder"),
     ],
 )

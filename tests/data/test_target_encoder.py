@@ -18,6 +18,7 @@ from dekr_tf.keypoints import CROWDPOSE
 GOLDENS = Path(__file__).parents[1] / "goldens"
 MAPS = ("heatmap", "heatmap_weight", "offset", "offset_weight")
 PLAIN = TargetConfig(person_size="paper")
+IGNORING = TargetConfig(person_size="paper", unlabeled_keypoints="ignore", heatmap_sigma=0.4, center_sigma=0.4)
 
 
 @functools.cache
@@ -26,10 +27,10 @@ def drawing(config):
     return tf.function(lambda labels: draw_targets(labels, config), autograph=False)
 
 
-def encode(people, sizes, map_size, config=PLAIN, mask=None, max_people=8):
+def encode(people, sizes, map_size, config=PLAIN, mask=None, max_people=8, boxes=None):
     """The maps of one sample as NumPy arrays."""
     mask = np.ones(map_size, np.uint8) if mask is None else mask
-    labels = TargetEncoder(people.shape[1] - 1, config, max_people)(people, sizes, mask)
+    labels = TargetEncoder(people.shape[1] - 1, config, max_people)(people, sizes, mask, boxes)
     maps = drawing(config)({name: tf.constant(values[None]) for name, values in labels.items()})
     return {name: np.array(values[0]) for name, values in maps.items()}
 
@@ -112,16 +113,58 @@ def test_values_by_hand():
     np.testing.assert_allclose(targets["offset_weight"][3, 12], 1 / 5)
 
 
+def test_unlabeled_keypoints_by_hand():
+    """The first person lacks keypoint 0 and lies beside the map; the second has it within the first one's box."""
+    people = np.array([[[0, 0, 0], [-3, 5, 2], [-3, 5, 1]], [[4, 4, 2], [0, 0, 0], [4, 4, 1]]], float)
+    boxes = np.array([[-5, 0.5, 7.2, 9.5], [3.5, 3, 4.5, 5]])
+    weight = encode(people, np.ones(2), (12, 12), IGNORING, boxes=boxes)["heatmap_weight"]
+    expected = np.full((12, 12, 3), 0.1)
+    expected[0:11, 0:9, 0] = 0
+    expected[3:6, 3:6, 1] = 0
+    # Patches with sigma 0.4: from floor(4 - 2.2) = 1 up to 4 + ceil(3.2) = 8, which is left out.
+    expected[1:8, 1:8, [0, 2]] = 1
+    np.testing.assert_allclose(weight, expected)
+    background = encode(people, np.ones(2), (12, 12), PLAIN, boxes=boxes)["heatmap_weight"]
+    np.testing.assert_allclose(np.unique(background), (0.1, 1))
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 4))
+def test_unlabeled_keypoints_equal_the_slow_form(seed, count):
+    generator = np.random.default_rng(seed)
+    people = draw_people(seed, count, 3, -8, 24)
+    boxes = np.sort(generator.uniform(-20, 36, (count, 2, 2)), axis=1).reshape(count, 4)
+    targets = encode(people, np.arange(count) + 30.0, (16, 20), IGNORING, boxes=boxes)
+    weight = np.full((16, 20, 4), 0.1)
+    for person, (left, top, right, bottom) in zip(people, boxes, strict=True):
+        for row in range(16):
+            for column in range(20):
+                if left - 1 < column < right + 1 and top - 1 < row < bottom + 1:
+                    weight[row, column, :3][person[:3, 2] == 0] = 0
+    weight[targets["heatmap"] > 0] = 1
+    np.testing.assert_allclose(targets["heatmap_weight"], weight)
+    plain = encode(
+        people, np.arange(count) + 30.0, (16, 20), IGNORING.model_copy(update={"unlabeled_keypoints": "background"})
+    )
+    for key in ("heatmap", "offset", "offset_weight"):
+        np.testing.assert_array_equal(targets[key], plain[key])
+
+
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 5))
 def test_mirrored_people_give_mirrored_targets(seed, count):
     schema, side = CROWDPOSE, 48
+    config = TargetConfig(person_size="paper", unlabeled_keypoints="ignore")
     people = draw_people(seed, count, len(schema), 0, side - 1)
     # Whole centers, since a square about a truncated one has no mirror image.
     people[:, -1, :2] = 6 + 9 * np.arange(count)[:, None] % 40
     sizes = np.arange(1, count + 1) * 50.0
     mirrored = people[:, [*schema.flip_indices, len(schema)]]
     mirrored[..., 0] = side - 1 - mirrored[..., 0]
-    plain, flipped = (encode(each, sizes, (side, side)) for each in (people, mirrored))
+    boxes = np.sort(np.random.default_rng(seed).uniform(-10, side + 10, (count, 2, 2)), axis=1).reshape(count, 4)
+    mirrored_boxes = np.stack([side - 1 - boxes[:, 2], boxes[:, 1], side - 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+    plain, flipped = (
+        encode(each, sizes, (side, side), config, boxes=its_boxes)
+        for each, its_boxes in ((people, boxes), (mirrored, mirrored_boxes))
+    )
     channels = [*schema.flip_indices, len(schema)]
     for key in ("heatmap", "heatmap_weight"):
         np.testing.assert_allclose(flipped[key][:, ::-1][:, :, channels], plain[key], atol=1e-6)

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from dekr_tf.config import load_config
 from dekr_tf.data.annotations import read_annotations
-from dekr_tf.data.pipeline import LabelledImages, train_dataset
+from dekr_tf.data.pipeline import train_dataset
+from dekr_tf.data.samples import LabelledImages
 
 
 def free_ports(count):

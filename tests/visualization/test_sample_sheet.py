@@ -17,6 +17,7 @@ def targets():
     maps = {name: np.zeros((16, 16, 4), np.float32) for name in ("heatmap", "heatmap_weight")}
     maps |= {name: np.zeros((16, 16, 6), np.float32) for name in ("offset", "offset_weight")}
     maps["heatmap_weight"][:, :15] = 0.1
+    maps["heatmap_weight"][:, 0, :2] = 0
     maps["heatmap"][7, 8, 3] = maps["heatmap"][7, 4, 0] = maps["heatmap"][7, 12, 1] = maps["heatmap"][12, 8, 2] = 1
     maps["offset"][7, 8] = (4, 0, -4, 0, 0, -5)
     maps["offset_weight"][7, 8] = 1
@@ -36,6 +37,8 @@ def test_both_panels():
     np.testing.assert_allclose(offsets[CELL * 7, CELL * 6], LEFT_COLOR, atol=25)
     np.testing.assert_allclose(offsets[CELL * 7, CELL * 10], RIGHT_COLOR, atol=25)
     assert heatmaps[100, CELL * 15].tolist() == [150, 65, 65]
+    # Two of four channels have no weight in the first column.
+    assert heatmaps[100, 0].tolist() == [125, 82, 82]
     assert heatmaps[100, CELL * 13].tolist() == [100, 100, 100]
     assert offsets[100, 100].tolist() == [50, 50, 50]
 

@@ -1,0 +1,73 @@
+"""The batches of training without tf.data, for the JAX and PyTorch backends of Keras."""
+
+import keras
+import numpy as np
+
+from dekr_tf.config import Config
+from dekr_tf.data.samples import LabelledImages, TrainingData, TrainingMix, TrainingSamples
+from dekr_tf.errors import InputError
+
+
+class TrainingBatches(keras.utils.PyDataset):
+    """Batches for training; `fit` goes on to the next epoch, in a new order and with new augmentations.
+
+    They are those of `pipeline.train_dataset`, value by value, however many workers make them.
+
+    Args:
+        data: of image files.
+        config: see `TrainingSamples`.
+        first_epoch: number of the first epoch, for a run that goes on.
+        workers: threads that make batches.
+
+    Attributes:
+        epoch: number of the epoch that the batches are of.
+
+    Raises:
+        InputError: there are fewer images than a batch holds, or the data are records, which TensorFlow alone reads.
+    """
+
+    def __init__(self, data: TrainingData | TrainingMix, config: Config, *, first_epoch: int = 0, workers: int = 1):
+        super().__init__(workers=workers)
+        self._samples = TrainingSamples(data, config)
+        if not all(isinstance(each, LabelledImages) for each in self._samples.mix.sets):
+            raise InputError(
+                "expected annotations and images as training data, since only TensorFlow reads TFRecord files. "
+                f"Received: records with the {keras.backend.backend()} backend of Keras"
+            )
+        self.epoch = first_epoch
+        self._items = self._samples.items(first_epoch)
+        self._begun = self._last_made = False
+
+    def __len__(self):
+        return self._samples.batches
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Batch `number` of the epoch.
+
+        Returns:
+            Image (B, S, S, 3) uint8 RGB; labels a batch of what `TargetEncoder` gives.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        if number == len(self) - 1:
+            self._last_made = True
+        size = self._samples.batch_size
+        samples = [self._samples.make(*item) for item in self._items[number * size : (number + 1) * size].tolist()]
+        images, labels = zip(*samples, strict=True)
+        return np.stack(images), {name: np.stack([each[name] for each in labels]) for name in labels[0]}
+
+    def on_epoch_begin(self):
+        """Keras calls it before the first batch of an epoch, or soon after."""
+        self._begun = True
+
+    def on_epoch_end(self):
+        """Goes on to the next epoch, if this one went from beginning to end.
+
+        Keras also calls it before `fit` begins, perhaps after a look at the first batches.
+        """
+        if self._begun and self._last_made:
+            self._samples.mix.end_epoch()
+            self.epoch += 1
+            self._items = self._samples.items(self.epoch)
+        self._begun = self._last_made = False

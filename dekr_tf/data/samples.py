@@ -1,0 +1,386 @@
+"""Training samples in NumPy: labelled images, mixes of several sets, and what an epoch shows of them.
+
+No TensorFlow here: `pipeline` makes a tf.data.Dataset of these samples, `batches` a keras.utils.PyDataset.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from dekr_tf.config import Config, TrainingSetConfig
+from dekr_tf.data.annotations import ImageRecord, read_annotations, read_keypoint_names
+from dekr_tf.data.augmentation import random_augmentation
+from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
+from dekr_tf.errors import InputError
+from dekr_tf.images import check_images
+from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.sidecar import Sidecar
+
+_log = logging.getLogger(__name__)
+
+
+class SampleEncoder:
+    """Makes one training sample of an image and its people.
+
+    Args:
+        schema: the skeleton.
+        config: input size, augmentation and targets.
+        output_stride: input pixels per map cell.
+        max_people: people that the labels have room for.
+    """
+
+    def __init__(self, schema: KeypointSchema, config: Config, output_stride: int, max_people: int):
+        self.schema = schema
+        self.config = config
+        self.output_stride = output_stride
+        self._targets = TargetEncoder(len(schema), config.targets, max_people)
+
+    def __call__(
+        self, image: np.ndarray, record: ImageRecord, generator: np.random.Generator
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Augments and encodes.
+
+        Cells outside the photo have no heatmap weight, like those of ignored regions, as in the reference.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, of the size that the record says.
+            record: the labels.
+            generator: decides the augmentation.
+
+        Returns:
+            The input (S, S, 3) uint8 RGB, and the labels as `TargetEncoder` gives them at S / stride.
+        """
+        settings, stride = self.config.targets, self.output_stride
+        augmentation = random_augmentation(
+            record.size, self.config.input_size, self.config.data.augmentation, generator
+        )
+        centers = person_centers(record.keypoints, record.areas, settings.min_center_area)
+        points = np.concatenate([record.keypoints, centers[:, None]], axis=1)
+        points = augmentation.transform_keypoints(points, self.schema.flip_indices)
+        points[..., :2] /= stride
+        sizes = person_sizes(record.keypoints, settings.person_size) * (augmentation.zoom / stride) ** 2
+        mask = augmentation.transform_mask(record.valid_mask(), stride)
+        boxes = augmentation.transform_boxes(record.boxes) / stride
+        return augmentation.transform_image(image), self._targets(points, sizes, mask, boxes)
+
+
+class TrainingData(Protocol):
+    """One set of labelled images; `LabelledImages` and `records.RecordFiles` are.
+
+    Their `order(number, seed)` gives the keys of all images in the order of the pass with that number: the former a
+    NumPy array, the latter a tf.data.Dataset.
+    """
+
+    #: Of the fullest image.
+    max_people: int
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def load(self, key) -> tuple[int, np.ndarray, ImageRecord]:
+        """Of a key: position in the data set, image (H, W, 3) uint8 RGB, labels.
+
+        Many threads call it.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+
+    def end_epoch(self) -> None:
+        """Is called after the last image of an epoch."""
+
+
+class LabelledImages:
+    """Image files with their annotations, as training data (`TrainingData`).
+
+    A pass has every image once, in an order of its own.
+
+    Args:
+        records: of `read_annotations`, with or without people.
+        images: the folder or zip file of their images.
+        damaged: `stop`, or `skip`: an image that cannot be read is named once in the log, and the next one of the data
+            set takes its place in every pass.
+
+    Raises:
+        InputError: image files are missing.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord], images: str | os.PathLike, damaged: str = "stop"):
+        self.records = records
+        self.images = check_images([record.file_name for record in records], images)
+        self.max_people = max(1, *map(len, records))
+        self._skip = damaged == "skip"
+        self._damaged = set()
+        self._replaced = 0
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self.records)
+
+    def order(self, number: int, seed: int) -> np.ndarray:
+        """(n,) int64: the images in the order of the pass with a number."""
+        return np.random.default_rng((seed, number)).permutation(len(self))
+
+    def load(self, key):
+        for step in range(len(self)):
+            index = (int(key) + step) % len(self)
+            record = self.records[index]
+            try:
+                return index, self.images.read(record.file_name, record.size), record
+            except InputError as error:
+                if not self._skip:
+                    raise
+                with self._lock:
+                    if index not in self._damaged:
+                        self._damaged.add(index)
+                        _log.warning("skipped: %s", error)
+                    self._replaced += step == 0
+        raise InputError(f"expected images that can be read in {self.images.path}. Received: {len(self)}, all damaged")
+
+    def end_epoch(self):
+        if self._replaced:
+            _log.warning("samples of this epoch that show another image than a damaged one: %d", self._replaced)
+        self._replaced = 0
+
+
+class TrainingMix:
+    """Several sets of labelled images that are trained on together.
+
+    A round shows each set as often as its weight says, the sets in random order. Every set goes on in the next round
+    where it stopped: with weight 0.5, two rounds show each of its images once, with weight 2 a round shows it twice.
+
+    Args:
+        sets: at least one.
+        weights: a positive number a set. Default: 1 each.
+
+    Attributes:
+        sets: as given.
+        counts: images of each set in a round, its length times its weight, rounded.
+        max_people: of the fullest image.
+
+    Raises:
+        InputError: a weight is so small that a round has no image of the set.
+    """
+
+    def __init__(self, sets: Sequence[TrainingData], weights: Sequence[float] | None = None):
+        self.sets = tuple(sets)
+        weights = [1.0] * len(sets) if weights is None else weights
+        self.counts = [int(len(data) * weight + 0.5) for data, weight in zip(sets, weights, strict=True)]
+        for place, (data, weight, count) in enumerate(zip(sets, weights, self.counts, strict=True)):
+            if count == 0:
+                raise InputError(
+                    f"data.train.{place}.weight: expected at least {0.5 / len(data):g}, so that an epoch shows an "
+                    f"image of the set. Received: {weight:g}"
+                )
+        self.max_people = max(data.max_people for data in sets)
+        self._first = np.cumsum([0, *map(len, sets)]).tolist()
+
+    def __len__(self) -> int:
+        """Images of a round."""
+        return sum(self.counts)
+
+    def choices(self, number: int, seed: int) -> np.ndarray:
+        """(len,) int64: the set that each sample of a round is from."""
+        # The last word keeps the generator apart from those of passes and samples.
+        generator = np.random.default_rng((seed, number, 0, 1))
+        return generator.permutation(np.repeat(np.arange(len(self.sets)), self.counts))
+
+    def span(self, place: int, number):
+        """The passes of a set that a round touches, and what it skips of the first of them.
+
+        Args:
+            place: of the set.
+            number: of the round, a whole number of any kind.
+
+        Returns:
+            Numbers of the first pass and of the last one, and the images to skip.
+        """
+        count, length = self.counts[place], len(self.sets[place])
+        first = number * count // length
+        return first, (number * count + count - 1) // length, number * count - first * length
+
+    def items(self, number: int, seed: int) -> np.ndarray:
+        """(len, 3) int64: set, pass and image of every sample of a round. All sets must be `LabelledImages`."""
+        choices = self.choices(number, seed)
+        items = np.zeros((len(self), 3), np.int64)
+        items[:, 0] = choices
+        for place, (data, count) in enumerate(zip(self.sets, self.counts, strict=True)):
+            first, last, skipped = self.span(place, number)
+            passes = range(first, last + 1)
+            keys = np.concatenate([data.order(each, set_seed(seed, place)) for each in passes])
+            numbers = np.repeat(passes, len(data))
+            items[choices == place, 1:] = np.stack([numbers, keys], axis=1)[skipped : skipped + count]
+        return items
+
+    def load(self, place: int, key) -> tuple[int, np.ndarray, ImageRecord]:
+        """As `TrainingData.load`; the position is that among the images of all sets."""
+        index, image, record = self.sets[place].load(key)
+        return self._first[place] + index, image, record
+
+    def end_epoch(self) -> None:
+        """Is called after the last image of an epoch."""
+        for data in self.sets:
+            data.end_epoch()
+
+
+def set_seed(seed: int, place: int) -> int:
+    """The seed of the order of a set in a mix: sets of one length would come in one order otherwise."""
+    return (seed + 7919 * place) % 2**32
+
+
+class TrainingSamples:
+    """The samples of every epoch, whatever batches them.
+
+    An epoch goes `data.repeat` rounds through the data. A sample depends on `training.seed`, the number of the pass and
+    the image alone, not on the timing of threads. What does not fill a batch at the end of an epoch is left out.
+
+    Args:
+        data: the labelled images.
+        config: `keypoints`, `input_size`, `data.repeat`, `data.augmentation`, `targets`, `training.batch_size` and
+            `training.seed`.
+
+    Attributes:
+        mix: the data as a mix, perhaps of one set.
+        seed: not negative, as NumPy wants it.
+        batches: whole batches in an epoch.
+
+    Raises:
+        InputError: there are fewer images than a batch holds.
+    """
+
+    def __init__(self, data: TrainingData | TrainingMix, config: Config):
+        self.mix = data if isinstance(data, TrainingMix) else TrainingMix([data])
+        self.seed = config.training.seed % 2**32
+        self.batch_size = config.training.batch_size
+        self._repeat = config.data.repeat
+        samples = len(self.mix) * self._repeat
+        if samples < self.batch_size:
+            raise InputError(
+                f"training.batch_size must not exceed the samples of an epoch, {samples}. Received: {self.batch_size}"
+            )
+        self.batches = samples // self.batch_size
+        self._encoder = SampleEncoder(
+            config.schema, config, Sidecar.from_config(config).output_stride, self.mix.max_people
+        )
+
+    def rounds(self, epoch: int) -> np.ndarray:
+        """(data.repeat,) int64: numbers of the rounds of an epoch."""
+        return np.arange(epoch * self._repeat, (epoch + 1) * self._repeat)
+
+    def items(self, epoch: int) -> np.ndarray:
+        """(batches * B, 3) int64: set, pass and image of every sample. All sets must be `LabelledImages`."""
+        items = np.concatenate([self.mix.items(number, self.seed) for number in self.rounds(epoch).tolist()])
+        return items[: self.batches * self.batch_size]
+
+    def make(self, place: int, number: int, key) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The sample of an image, as `SampleEncoder` gives it.
+
+        Args:
+            place: of the set.
+            number: of the pass.
+            key: of the image in the set.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+        with _one_opencv_thread:
+            index, image, record = self.mix.load(place, key)
+            return self._encoder(image, record, np.random.default_rng((self.seed, number, index)))
+
+    def example(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A sample of nothing, for shapes and types."""
+        keypoints = np.zeros((0, len(self._encoder.schema), 3))
+        nobody = ImageRecord(0, "", (64, 64), keypoints, np.zeros(0), np.zeros((0, 4)))
+        return self._encoder(np.zeros((64, 64, 3), np.uint8), nobody, np.random.default_rng(0))
+
+
+class _OneOpenCVThread(contextlib.AbstractContextManager):
+    """OpenCV works on the calling thread alone meanwhile; samples are made side by side already.
+
+    OpenCV knows one number of threads for the whole process. The first thread to come sets it, the last to leave sets
+    it back.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 0
+
+    def __enter__(self):
+        with self._lock:
+            if self._inside == 0:
+                self._before = cv2.getNumThreads()
+                cv2.setNumThreads(1)
+            self._inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                cv2.setNumThreads(self._before)
+
+
+_one_opencv_thread = _OneOpenCVThread()
+
+
+def open_training_data(config: Config) -> TrainingMix:
+    """The training data that a config names.
+
+    That is `data.train`, `data.train_records`, or `data.train_annotations` with `data.train_images`.
+
+    Raises:
+        InputError: none or several of them are set, or they cannot be read, do not fit the skeleton or miss images.
+    """
+    data = config.data
+    pair = data.train_annotations, data.train_images
+    forms = {
+        "data.train": data.train is not None,
+        "data.train_records": data.train_records is not None,
+        "data.train_annotations and data.train_images": pair != (None, None),
+    }
+    given = [name for name, is_set in forms.items() if is_set]
+    if len(given) != 1 or (None in pair and pair != (None, None)):
+        received = " with ".join(given) if len(given) > 1 else "one of the pair" if given else "a config without"
+        raise InputError(
+            "training needs data.train_annotations and data.train_images, data.train_records, or data.train. "
+            f"Received: {received}"
+        )
+    if data.train is None:
+        return TrainingMix(
+            [_open_set(TrainingSetConfig(annotations=pair[0], images=pair[1], records=data.train_records), config)]
+        )
+    sets, first_names = [], None
+    for place, entry in enumerate(data.train):
+        with _naming(place):
+            sets.append(_open_set(entry, config))
+            names = config.schema.names if entry.records else read_keypoint_names(entry.annotations)
+            first_names = first_names or names
+            if names and names != first_names:
+                raise InputError(
+                    f"expected the keypoints of the sets before, {', '.join(first_names)}. Received: {', '.join(names)}"
+                )
+    return TrainingMix(sets, [entry.weight for entry in data.train])
+
+
+def _open_set(entry: TrainingSetConfig, config: Config) -> TrainingData:
+    if entry.records is not None:
+        # TFRecord is TensorFlow's.
+        from dekr_tf.data.records import RecordFiles
+
+        return RecordFiles(entry.records, config.schema)
+    return LabelledImages(read_annotations(entry.annotations, config.schema), entry.images, config.data.damaged_images)
+
+
+@contextlib.contextmanager
+def _naming(place: int) -> Iterator[None]:
+    """Begins messages with the set that they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"data.train.{place}: {error}") from error
