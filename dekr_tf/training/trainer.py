@@ -94,11 +94,11 @@ def train(
 
 
 def load_backbone(network: keras.Model, path: Path) -> None:
-    """Copies the weights of an imported HRNet into the layers of the same names.
+    """Copies the weights of an imported backbone into the layers of the same names.
 
     Args:
         network: of `build_dekr`.
-        path: a `.keras` file that `dekr import` wrote for an HRNet backbone.
+        path: a `.keras` file that `dekr import` wrote for a backbone.
 
     Raises:
         InputError: the file cannot be read, or a layer has other weights.
