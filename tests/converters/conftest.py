@@ -44,7 +44,7 @@ def golden_tensor(name, shape):
 
 @pytest.fixture(scope="session")
 def manifests():
-    """The shape of every tensor in the reference's checkpoints, by checkpoint and name."""
+    """The shape of every tensor in the reference's and EfficientNet-Lite0's checkpoints, by checkpoint and name."""
     with gzip.open(GOLDENS / "manifests.json.gz") as file:
         content = json.load(file)
     return {model: {name: tuple(shape) for name, shape in tensors.items()} for model, tensors in content.items()}

@@ -2,7 +2,8 @@
 
 The golden maps hold every STRIDE-th value of the reference's (NHWC, flattened), to keep the files small; the stride
 shares no factor with any number of channels or columns, so that all of them are met. A stage cannot be fed from them,
-so all start at the image, and the first one that differs is named.
+so all start at the image, and the first one that differs is named. EfficientNet-Lite0's are those of timm 1.0.22
+(`tf_efficientnet_lite0`), as `benchmarks/efficientnet.py --peer` gives them.
 """
 
 import os
@@ -17,7 +18,7 @@ from converters.from_torch import import_checkpoint, read_state_dict
 from converters.to_torch import to_state_dict
 from dekr_tf.config import Config, ModelConfig
 from dekr_tf.errors import InputError
-from dekr_tf.models import save_model
+from dekr_tf.models import build_dekr, save_model
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.trainer import load_backbone
 
@@ -44,6 +45,17 @@ STAGES = {
     "keypoint2_block0": "offset_g1_block0_relu",
     "offset": "offset_g1_final",
 }
+#: The same for EfficientNet-Lite0. A stage ends with its projection, or with the shortcut around its last block.
+LITE0_STAGES = {
+    "stem": "stem_relu",
+    "stage1": "stage1_block0_project_bn",
+    "stage2": "stage2_block1_add",
+    "stage3": "stage3_block1_add",
+    "stage4": "stage4_block2_add",
+    "stage5": "stage5_block2_add",
+    "stage6": "stage6_block3_add",
+    "stage7": "stage7_block0_project_bn",
+}
 
 
 def save(tensors, path, wrap=lambda tensors: tensors):
@@ -65,13 +77,7 @@ def imported(request, golden_checkpoint, tmp_path_factory):
     keras.backend.clear_session()
 
 
-def test_every_stage_equals_the_reference(imported):
-    name, _, model, _ = imported
-    with np.load(GOLDENS / f"model_{name}.npz") as arrays:
-        golden = dict(arrays)
-    stages = {stage: layer for stage, layer in STAGES.items() if stage in golden}
-    assert set(golden) == {"input", *stages}
-    assert {"heatmap", "offset"} <= set(stages)
+def check_stages(model, stages, golden):
     tap = keras.Model(model.input, {stage: model.get_layer(layer).output for stage, layer in stages.items()})
     maps = {stage: np.asarray(value) for stage, value in tap(golden["input"]).items()}
     if "keypoint2_block0" in maps:
@@ -80,6 +86,16 @@ def test_every_stage_equals_the_reference(imported):
         expected = golden[stage]
         received = maps[stage].ravel()[::STRIDE]
         np.testing.assert_allclose(received, expected, rtol=0, atol=TOLERANCE * abs(expected).max(), err_msg=stage)
+
+
+def test_every_stage_equals_the_reference(imported):
+    name, _, model, _ = imported
+    with np.load(GOLDENS / f"model_{name}.npz") as arrays:
+        golden = dict(arrays)
+    stages = {stage: layer for stage, layer in STAGES.items() if stage in golden}
+    assert set(golden) == {"input", *stages}
+    assert {"heatmap", "offset"} <= set(stages)
+    check_stages(model, stages, golden)
 
 
 def test_what_came_in_goes_out_again(imported):
@@ -278,3 +294,81 @@ def test_an_imagenet_backbone_starts_a_network(tiny, tiny_tensors, tmp_path):
         same = np.array_equal(received[name], value)
         assert same or name not in backbone_names, name
     assert not np.array_equal(received["transition_offset.0.weight"], tiny_tensors["transition_offset.0.weight"])
+
+
+LITE0 = Config(model={"backbone": "efficientnet_lite0"})
+
+
+@pytest.fixture(scope="module")
+def lite0_tensors(golden_checkpoint):
+    return golden_checkpoint("efficientnet_lite0")
+
+
+def test_efficientnet_lite0_equals_timm(lite0_tensors, tmp_path):
+    backbone = import_checkpoint(save(lite0_tensors, tmp_path / "lite0.pth"), LITE0)
+    with np.load(GOLDENS / "efficientnet_lite0.npz") as golden:
+        assert set(golden) == {"input", *LITE0_STAGES}
+        check_stages(backbone, LITE0_STAGES, golden)
+    save_model(backbone, tmp_path / "lite0.keras")
+
+    network = build_dekr(LITE0.model, LITE0.schema)
+    load_backbone(network, tmp_path / "lite0.keras")
+    for layer in backbone.layers:
+        for received, expected in zip(network.get_layer(layer.name).weights, layer.weights, strict=True):
+            np.testing.assert_array_equal(received, expected, err_msg=expected.path)
+
+
+PROJECTION = "_blocks.15._project_conv.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: without(tensors, PROJECTION), f"does not fit the model: missing {PROJECTION}$"),
+        (
+            lambda tensors: {**tensors, "_blocks.15._se_reduce.bias": np.ones(2)},
+            "does not fit the model: unexpected _blocks.15._se_reduce.bias$",
+        ),
+        (
+            lambda tensors: {**tensors, PROJECTION: tensors[PROJECTION][..., 0]},
+            rf"{PROJECTION} has shape \(320, 1152, 1\), not \(320, 1152, 1, 1\)$",
+        ),
+        (lambda tensors: {**tensors, PROJECTION: tensors[PROJECTION] * np.nan}, f"{PROJECTION} holds NaN"),
+    ],
+)
+def test_efficientnet_tensors_that_do_not_fit(lite0_tensors, tmp_path, change, message):
+    path = save(change(lite0_tensors), tmp_path / "changed.pth")
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(path, LITE0)
+
+
+def test_the_checkpoint_of_another_backbone(tiny, tiny_tensors, lite0_tensors, tmp_path):
+    with pytest.raises(
+        InputError, match=r"expected model.backbone hrnet. Received: the tensors of efficientnet_lite0$"
+    ):
+        import_checkpoint(save(lite0_tensors, tmp_path / "lite0.pth"), tiny[1])
+    with pytest.raises(
+        InputError, match=r"expected model.backbone efficientnet_lite0. Received: the tensors of hrnet$"
+    ):
+        import_checkpoint(save(tiny_tensors, tmp_path / "tiny.pth"), LITE0)
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        {"stem_channels": 16, "stage1_channels": 8},
+        {"stem_channels": 32, "stage1_channels": 8},  # No projection around the first unit of stage 1.
+        {"stage1_channels": 2},  # No convolution from stage 1 to the first branch of stage 2.
+    ],
+    ids=str,
+)
+def test_a_stem_of_another_width(tiny, channels, tmp_path):
+    config = Config(keypoints=tiny[1].keypoints, model={**tiny[1].model.model_dump(), **channels})
+    model = build_dekr(config.model, config.schema)
+    path = save(to_state_dict(model, Sidecar.from_config(config)), tmp_path / "small.pth")
+    again = import_checkpoint(path, config)
+    for received, expected in zip(again.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(received, expected, err_msg=expected.path)
+    name, size = next(iter(channels.items()))
+    with pytest.raises(InputError, match=rf"expected .* of 64 channels \(model.{name}\).* Received: shape \({size}, "):
+        import_checkpoint(path, tiny[1])

@@ -75,6 +75,9 @@ def test_what_cannot_be_exported(tiny, tmp_path, monkeypatch):
     sidecar = Sidecar.from_config(Config(keypoints=config.keypoints, model=head))
     with pytest.raises(InputError, match=r"Received: model.offset_head block=adaptive, branches=single"):
         export_checkpoint(model, sidecar, tmp_path / "single.pth")
+    sidecar = Sidecar.from_config(Config(keypoints=config.keypoints, model={"backbone": "efficientnet_lite0"}))
+    with pytest.raises(InputError, match=r"have an HRNet backbone\. Received: model.backbone=efficientnet_lite0$"):
+        export_checkpoint(model, sidecar, tmp_path / "lite0.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match="needs PyTorch: pip install"):
         export_checkpoint(model, Sidecar.from_config(config), tmp_path / "tiny.pth")
