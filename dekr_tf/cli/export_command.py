@@ -18,7 +18,7 @@ DRAWN = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `dekr export`."""
-    parser.add_argument("--model", required=True, metavar="FILE", help=".keras or .weights.h5 file")
+    parser.add_argument("--model", required=True, metavar="FILE", help=".keras, .weights.h5 or .weights.npz file")
     parser.add_argument("--config", metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--format", required=True, choices=("saved_model", "tflite", "onnx"), help="what to write")
     written = parser.add_mutually_exclusive_group(required=True)

@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for action, draw in ((activation, _activation), (saliency, _saliency), (heatmap, _heatmap)):
         action.add_argument("images", nargs="+", metavar="PHOTOS", help="files, folders or patterns")
-        action.add_argument("--model", required=True, metavar="FILE", help="model file, .keras or .weights.h5")
+        action.add_argument(
+            "--model", required=True, metavar="FILE", help="model file, .keras, .weights.h5 or .weights.npz"
+        )
         action.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the pictures")
         action.add_argument(
             "--keypoint",

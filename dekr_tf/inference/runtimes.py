@@ -156,8 +156,8 @@ def open_runtime(
     """The runtime of a model, and the settings that inference needs.
 
     Args:
-        model: path of a model: `.keras`, `.weights.h5`, `.tflite`, `.onnx` or a SavedModel's folder; a Keras model; or
-            a runtime: one that gives maps with `dense`, else poses.
+        model: path of a model: `.keras`, `.weights.h5`, `.weights.npz`, `.tflite`, `.onnx` or a SavedModel's folder;
+            a Keras model; or a runtime: one that gives maps with `dense`, else poses.
         sidecar: settings of a model that is not a file; a file brings its own.
         config: of the experiment, where there is no sidecar.
         flip: with flip test.

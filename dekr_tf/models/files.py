@@ -4,26 +4,37 @@ import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.sidecar import Sidecar, read_sidecar, write_sidecar
+from dekr_tf.sidecar import MEMBER, Sidecar, read_sidecar, to_json, write_sidecar
 
-WHOLE, WEIGHTS = ".keras", ".weights.h5"
+#: A whole model; weights alone; and weights in half precision with the sidecar inside the file, for models that ship.
+WHOLE, WEIGHTS, COMPACT = ".keras", ".weights.h5", ".weights.npz"
 
 
 def save_model(model: keras.Model, path: str | Path, sidecar: Sidecar | None = None) -> None:
-    """Writes a model as `.keras` (whole) or `.weights.h5` (weights only), and its sidecar where it has one.
+    """Writes a model as `.keras` (whole), `.weights.h5` (weights only) or `.weights.npz` (weights in float16).
+
+    The sidecar lies beside the file, and inside it where the weights are `.weights.npz`.
 
     Raises:
-        InputError: another suffix, or the file cannot be written.
+        InputError: another suffix, the file cannot be written, a `.weights.npz` without a sidecar, or with a weight
+            that float16 cannot hold.
     """
     check_suffix(path)
+    compact = str(path).endswith(COMPACT)
     with atomic_output(path) as temporary:
-        (model.save if str(path).endswith(WHOLE) else model.save_weights)(temporary)
-    if sidecar is not None:
+        if compact:
+            _write_compact(model, temporary, sidecar)
+        elif str(path).endswith(WHOLE):
+            model.save(temporary)
+        else:
+            model.save_weights(temporary)
+    if sidecar is not None and not compact:
         write_sidecar(sidecar, path)
 
 
@@ -31,7 +42,7 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
     """Reads a DEKR and its settings.
 
     Args:
-        path: a `.keras` or `.weights.h5` file.
+        path: a `.keras`, `.weights.h5` or `.weights.npz` file.
         config: settings to use instead of those in the sidecar; the architecture of a `.weights.h5` file follows it.
 
     Raises:
@@ -46,6 +57,8 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
     try:
         if whole:
             model = keras.models.load_model(path, compile=False)
+        elif str(path).endswith(COMPACT):
+            _read_compact(model, path)
         else:
             model.load_weights(path)
     except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.
@@ -65,5 +78,28 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
 
 def check_suffix(path: str | Path) -> None:
     """Raises InputError unless a model can be kept under this name."""
-    if not str(path).endswith((WHOLE, WEIGHTS)):
-        raise InputError(f"a model file ends in {WHOLE} or {WEIGHTS}. Received: {path}")
+    if not str(path).endswith((WHOLE, WEIGHTS, COMPACT)):
+        raise InputError(f"a model file ends in {WHOLE}, {WEIGHTS} or {COMPACT}. Received: {path}")
+
+
+def _write_compact(model, path, sidecar):
+    if sidecar is None:
+        raise InputError(f"{path.name}: expected a model with settings, which are kept inside the file. Received: none")
+    arrays = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.variables}
+    for name, array in arrays.items():
+        if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+            raise InputError(f"{path.name}: expected weights that float16 can hold. Received: {name}, which it cannot")
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **{name: array.astype(np.float16) for name, array in arrays.items()})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(MEMBER), to_json(sidecar))
+
+
+def _read_compact(model, path):
+    with np.load(path, allow_pickle=False) as file:
+        names = {name for name in file.files if name != MEMBER}
+        missing = sorted({variable.path for variable in model.variables} ^ names)
+        if missing:
+            raise ValueError(f"the weight {missing[0]} is in one of them only")
+        for variable in model.variables:
+            variable.assign(file[variable.path].astype(np.float32))

@@ -46,6 +46,38 @@ def test_outputs_are_the_same_to_the_bit(tiny, tmp_path, suffix):
     assert_same(model, tiny)
 
 
+def test_a_compact_file_holds_half_floats_and_the_settings(tiny, tmp_path):
+    path = tmp_path / "tiny.weights.npz"
+    save_model(tiny, path, SIDECAR)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    model, sidecar = load_model(path)
+    assert sidecar == SIDECAR
+    for variable, other in zip(model.variables, tiny.variables, strict=True):
+        np.testing.assert_array_equal(np.array(variable), np.array(other).astype(np.float16).astype(np.float32))
+    # Each value takes two bytes, the names and settings some more.
+    assert path.stat().st_size < 2 * tiny.count_params() + 400 * len(tiny.variables)
+
+
+def test_a_compact_file_needs_settings_and_small_weights(tmp_path):
+    model = build_random(CONFIG)
+    with pytest.raises(InputError, match="expected a model with settings"):
+        save_model(model, tmp_path / "tiny.weights.npz")
+    model.get_layer("stem_1_bn").moving_variance.assign(np.full(64, 7e4, np.float32))
+    with pytest.raises(InputError, match=r"that float16 can hold\. Received: stem_1_bn/moving_variance"):
+        save_model(model, tmp_path / "tiny.weights.npz", SIDECAR)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_compact_file_of_another_network_is_refused(tiny, tmp_path):
+    save_model(tiny, tmp_path / "tiny.weights.npz", SIDECAR)
+    config = Config(keypoints=STICK, model={**TINY, "units": 2})
+    with pytest.raises(InputError, match=r"is not a DEKR of these settings, or it is damaged: the weight .* is in one"):
+        load_model(tmp_path / "tiny.weights.npz", config)
+    (tmp_path / "tiny.weights.npz").write_bytes((tmp_path / "tiny.weights.npz").read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"tiny\.weights\.npz"):
+        load_model(tmp_path / "tiny.weights.npz")
+
+
 def test_a_config_replaces_the_sidecar(tiny, tmp_path):
     save_model(tiny, tmp_path / "tiny.weights.h5")
     assert not sidecar_path(tmp_path / "tiny.weights.h5").exists()
@@ -71,7 +103,7 @@ def test_a_model_saved_in_mixed_precision_stays_so(tmp_path):
 @pytest.mark.parametrize("path", ["model.h5", "model", "model.pth", "model.keras.zip"])
 def test_other_suffixes(tiny, tmp_path, path):
     for call in (lambda: save_model(tiny, tmp_path / path), lambda: load_model(tmp_path / path)):
-        with pytest.raises(InputError, match=rf"ends in .keras or .weights.h5. Received: .*{path}$"):
+        with pytest.raises(InputError, match=rf"ends in .keras, .weights.h5 or .weights.npz. Received: .*{path}$"):
             call()
     assert list(tmp_path.iterdir()) == []
 
