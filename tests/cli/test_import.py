@@ -102,7 +102,7 @@ def test_a_rescoring_net_is_an_npz_file(folder, tmp_path, capsys):
         ({}, "stick.keras", ["keypoints=coco"], "expected the keypoints of coco and a center, 18 channels out of"),
         ({}, "stick.keras", ["model.units=2"], "does not fit the model: missing stage2.0.branches.0.1."),
         ({}, "stick.keras", ["model.offset_head.block=plain"], "Received: model.offset_head block=plain"),
-        ({}, "stick.pth", [], "a model file ends in .keras or .weights.h5. Received: "),
+        ({}, "stick.pth", [], "a model file ends in .keras, .weights.h5 or .weights.npz. Received: "),
         ({}, "stick.npz", [], "a rescoring net is written as .npz, any other model as .keras or .weights.h5. Received"),
         ({}, "checkpoint.pth/stick.keras", [], "cannot write "),
     ],

@@ -139,7 +139,7 @@ def test_people_are_where_the_network_sees_them():
         ),
         (["saliency", "none.png", "--keypoint", "head"], "adaptive.keras", "none.png"),
         (["heatmap", "photo.png"], "none.keras", "no such model: "),
-        (["heatmap", "photo.png"], "model.tflite", "ends in .keras or .weights.h5"),
+        (["heatmap", "photo.png"], "model.tflite", "ends in .keras, .weights.h5 or .weights.npz"),
         (["heatmap", "photo.png", "--input-size", "0"], "adaptive.keras", "Received: 0"),
         (["heatmap", "long.png"], "adaptive.keras", "long.png: image too elongated"),
     ],
