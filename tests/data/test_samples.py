@@ -6,6 +6,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +130,19 @@ def test_records_and_files_mix(folders, tmp_path):
     choices = np.concatenate([open_training_data(files).choices(number, 4) for number in range(4)])
     np.testing.assert_array_equal(shown[0][choices == 0], shown[1][choices == 0])
     assert sorted(map(bytes, shown[0])) == sorted(map(bytes, shown[1]))
+
+
+def test_machines_share_the_batches_of_a_mix(folders):
+    config = make_config(entry(folders / "a", weight=1.2), entry(folders / "b", weight=1.5))
+    config = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 4})})
+    data = open_training_data(config)
+    whole = [image.numpy() for image, _ in train_dataset(data, config, first_epoch=1)]
+    shares = [
+        [image.numpy() for image, _ in train_dataset(data, config, first_epoch=1, context=context)]
+        for context in (tf.distribute.InputContext(2, machine, num_replicas_in_sync=2) for machine in (0, 1))
+    ]
+    assert len(whole) == 3
+    np.testing.assert_array_equal(whole, [np.concatenate(parts) for parts in zip(*shares, strict=True)])
 
 
 def without_images(folder, tmp_path):
