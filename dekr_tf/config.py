@@ -187,6 +187,9 @@ class TrainingConfig(Settings):
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     heatmap_loss_weight: Positive = 1.0
     offset_loss_weight: Positive = 0.03
+    #: Where the offset head is trained: `dense`: on whole maps; `supervised`: at the cells that have targets, and what
+    #: they read. Much faster for small networks; batch statistics are those of the cells. Needs adaptive blocks.
+    offset_cells: Literal["dense", "supervised"] = "dense"
     #: Backbone weights to start from, written by `dekr import`.
     backbone_weights: Path | None = None
     #: Or a trained model to start from, also one of another skeleton: the backbone whole, the heads keypoint by
@@ -255,6 +258,20 @@ class Config(Settings):
                 f"model.offset_head.channels must be a multiple of the number of keypoints, {len(names)}. "
                 f"Received: {head.channels}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _supervised_cells_fit_the_head_and_the_step(self):
+        head, training = self.model.offset_head, self.training
+        if training.offset_cells == "supervised":
+            if head.block != "adaptive" or head.blocks > 2:
+                raise ValueError(
+                    "training.offset_cells: supervised needs one or two adaptive blocks in model.offset_head. "
+                    f"Received: {head.blocks} {head.block}"
+                )
+            for name in ("recompute", "jit_compile"):
+                if getattr(training, name):
+                    raise ValueError(f"training.offset_cells: supervised needs training.{name}=false. Received: true")
         return self
 
 

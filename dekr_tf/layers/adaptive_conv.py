@@ -40,32 +40,118 @@ def sample_and_convolve(x, offsets, kernel):
     return _forward(x, offsets, kernel), grad
 
 
-# Each step is compiled apart from what is around it: fused with the convolution that makes the offsets, or with the
-# positions, it would compute each of them again for every channel.
+def sample_and_convolve_at(table, cells, map_size, offsets, kernel):
+    """`sample_and_convolve` at chosen cells.
+
+    Args:
+        table: (G, R, C) float32 of `map_table`.
+        cells: (G, N) int32 rows of the table, of cells inside the maps.
+        map_size: (H, W).
+        offsets: (G, N, 6) float32, as for `sample_and_convolve`.
+        kernel: (G, 9, C, F) float32.
+
+    Returns:
+        (G, N, F) float32.
+    """
+
+    @for_each_branch
+    def forward(table, cells, offsets, kernel):
+        rows, fy, fx, _ = _taps(offsets, cells, *map_size)
+        return _convolve_at(table, kernel, rows, fy, fx, map_size[1])
+
+    @for_each_branch
+    def gradients(table, cells, offsets, kernel, upstream):
+        return _convolve_gradients_at(table, kernel, upstream, *_taps(offsets, cells, *map_size), map_size[1])
+
+    @ops.custom_gradient
+    def run(table, offsets, kernel):
+        def grad(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return gradients(table, cells, offsets, kernel, upstream)
+
+        return forward(table, cells, offsets, kernel), grad
+
+    return run(table, offsets, kernel)
+
+
+def tap_cells(offsets, cells, map_size):
+    """The first of the four cells that each tap of `sample_and_convolve_at` reads.
+
+    The other three are 1, W + 3 and W + 4 rows further on.
+
+    Args:
+        offsets: (G, N, 6).
+        cells: (G, N) int32.
+        map_size: (H, W).
+
+    Returns:
+        (9, G, N) int32 rows of a `map_table`.
+    """
+    return _taps(offsets, cells, *map_size)[0]
+
+
+def map_table(x):
+    """Maps as rows, with a border of zeros wide enough for every corner that a tap reads.
+
+    Each map gets one row and one column before it and two behind it.
+
+    Args:
+        x: (G, B, H, W, C).
+
+    Returns:
+        (G, B (H + 3) (W + 3), C).
+    """
+    padded = ops.pad(x, ((0, 0), (0, 0), (1, 2), (1, 2), (0, 0)))
+    return ops.reshape(padded, (x.shape[0], -1, x.shape[-1]))
+
+
 @for_each_branch
 def _forward(x, offsets, kernel):
-    return _convolve(x, kernel, *_taps(offsets))
+    branches, batch, height, width, _ = ops.shape(x)
+    total = _convolve(x, kernel, *_taps(*_at_every_cell(offsets)))
+    return ops.reshape(total, (branches, batch, height, width, kernel.shape[-1]))
 
 
 @for_each_branch
 def _gradients(x, offsets, kernel, upstream):
     """Gradients of the sum of `upstream` times the output, for x, offsets and kernel."""
-    return _convolve_gradients(x, kernel, upstream, *_taps(offsets))
+    d_x, d_offsets, d_kernel = _convolve_gradients(x, kernel, upstream, *_taps(*_at_every_cell(offsets)))
+    return d_x, ops.reshape(d_offsets, ops.shape(offsets)), d_kernel
 
 
+def _at_every_cell(offsets):
+    """Arguments of `_taps` for the offsets (G, B, H, W, 6) of whole maps."""
+    branches, batch, height, width, _ = ops.shape(offsets)
+    image, y, x = (ops.arange(size, dtype="int32") for size in (batch, height, width))
+    cells = (image[:, None, None] * (height + 3) + y[:, None] + 1) * (width + 3) + x + 1
+    return ops.reshape(offsets, (branches, -1, 6)), ops.reshape(cells, (1, -1)), height, width
+
+
+# Each step is compiled apart from what is around it: fused with the convolution that makes the offsets, or with the
+# positions, it would compute each of them again for every channel.
 @compiled
 def _convolve(x, kernel, rows, fy, fx, inside):
     del inside
     x, kernel = _pad_channels(x, kernel)
-    branches, batch, height, width, channels = ops.shape(x)
-    maps = _difference_maps(x)
+    return _sum_of_taps(_map_reader(x, rows), kernel, fy, fx)
+
+
+@compiled
+def _convolve_at(table, kernel, rows, fy, fx, width):
+    table, kernel = _pad_channels(table, kernel)
+    return _sum_of_taps(_corner_reader(table, rows, width), kernel, fy, fx)
+
+
+def _sum_of_taps(read, kernel, fy, fx):
+    """What the nine taps read, times the kernel: (G, N, F)."""
+    branches, _, channels, _ = kernel.shape
     total = 0.0
     for tap in range(len(GRID)):
-        value, right, down, cross = (gather_rows(each, rows[tap]) for each in maps)
+        value, right, down, cross = read(tap)
         sampled = value + fx[tap] * right + fy[tap] * (down + fx[tap] * cross)
-        sampled = ops.reshape(sampled, (branches, batch * height * width, channels))
-        total += ops.matmul(sampled, kernel[:, tap])
-    return ops.reshape(total, (branches, batch, height, width, kernel.shape[-1]))
+        total += ops.matmul(ops.reshape(sampled, (branches, -1, channels)), kernel[:, tap])
+    return total
 
 
 @compiled
@@ -73,97 +159,150 @@ def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
     real_channels = x.shape[-1]
     x, kernel = _pad_channels(x, kernel)
     branches, batch, height, width, channels = ops.shape(x)
-    pixels = batch * height * width
-    upstream = ops.reshape(upstream, (branches, pixels, kernel.shape[-1]))
-    upstream_by_filter = ops.transpose(upstream, (0, 2, 1))
-    maps = _difference_maps(x)
     padded_height, padded_width = height + 3, width + 3
     scattered = ops.zeros((branches * batch * padded_height * padded_width, 4 * channels), x.dtype)
-    ones = ops.ones((channels, 1), x.dtype)
-    d_kernel = []
-    d_positions = []
-    for tap in range(len(GRID)):
-        value, right, down, cross = (gather_rows(each, rows[tap]) for each in maps)
-        step_right, step_down = right + fy[tap] * cross, down + fx[tap] * cross
-        sampled = ops.reshape(value + fx[tap] * right + fy[tap] * step_down, (branches, pixels, channels))
-        d_kernel.append(ops.matmul(upstream_by_filter, sampled))
-        d_sampled = ops.matmul(upstream, ops.transpose(kernel[:, tap], (0, 2, 1)))
-        d_sampled = ops.reshape(d_sampled, (branches * pixels, channels))
-        # Summed over channels by a product with ones, which is vectorised.
-        d_positions += [ops.matmul(d_sampled * each, ones) * inside[tap] for each in (step_down, step_right)]
-        lower = fy[tap] * d_sampled
-        upper = d_sampled - lower
-        corners = (upper - fx[tap] * upper, fx[tap] * upper, lower - fx[tap] * lower, fx[tap] * lower)
-        scattered = scatter_add_rows(scattered, rows[tap], ops.concatenate(corners, axis=1))
+    all_rows = _table_rows(rows, batch * padded_height * padded_width)
+
+    def scatter(tap, corners):
+        nonlocal scattered
+        scattered = scatter_add_rows(scattered, all_rows[tap], ops.concatenate(corners, axis=1))
+
+    upstream = ops.reshape(upstream, (branches, batch * height * width, kernel.shape[-1]))
+    d_offsets, d_kernel = _gradients_of_taps(_map_reader(x, rows), scatter, kernel, upstream, fy, fx, inside)
     scattered = ops.reshape(scattered, (branches, batch, padded_height, padded_width, 4, channels))
     # Row r of the padded map is row r - 1 of the map; what was put on a cell belongs to the cell and its neighbours.
-    d_x_map = sum(
+    d_x = sum(
         scattered[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width, 2 * down + right]
         for down in (0, 1)
         for right in (0, 1)
     )
+    return d_x[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
+
+
+@compiled
+def _convolve_gradients_at(table, kernel, upstream, rows, fy, fx, inside, width):
+    real_channels = table.shape[-1]
+    table, kernel = _pad_channels(table, kernel)
+    branches, size, channels = ops.shape(table)
+    scattered = ops.zeros((branches * size, channels), table.dtype)
+    all_rows = _table_rows(rows, size)
+
+    def scatter(tap, corners):
+        nonlocal scattered
+        for step, corner in zip(_corner_steps(width), corners, strict=True):
+            scattered = scatter_add_rows(scattered, all_rows[tap] + step, corner)
+
+    read = _corner_reader(table, rows, width)
+    d_offsets, d_kernel = _gradients_of_taps(read, scatter, kernel, upstream, fy, fx, inside)
+    d_table = ops.reshape(scattered, (branches, size, channels))
+    return d_table[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
+
+
+def _gradients_of_taps(read, scatter, kernel, upstream, fy, fx, inside):
+    """Gradients for the offsets (G, N, 6) and the kernel; `scatter` gets those for the four corners of each tap."""
+    branches, _, channels, _ = kernel.shape
+    upstream_by_filter = ops.transpose(upstream, (0, 2, 1))
+    ones = ops.ones((channels, 1), upstream.dtype)
+    d_kernel = []
+    d_positions = []
+    for tap in range(len(GRID)):
+        value, right, down, cross = read(tap)
+        step_right, step_down = right + fy[tap] * cross, down + fx[tap] * cross
+        sampled = ops.reshape(value + fx[tap] * right + fy[tap] * step_down, (branches, -1, channels))
+        d_kernel.append(ops.matmul(upstream_by_filter, sampled))
+        d_sampled = ops.matmul(upstream, ops.transpose(kernel[:, tap], (0, 2, 1)))
+        d_sampled = ops.reshape(d_sampled, (-1, channels))
+        # Summed over channels by a product with ones, which is vectorised.
+        d_positions += [ops.matmul(d_sampled * each, ones) * inside[tap] for each in (step_down, step_right)]
+        lower = fy[tap] * d_sampled
+        upper = d_sampled - lower
+        scatter(tap, (upper - fx[tap] * upper, fx[tap] * upper, lower - fx[tap] * lower, fx[tap] * lower))
     # A product with the grid, and not sums of multiples: a compiler would repeat each tap's work for every multiple.
     to_offsets = [row for y, x in GRID for row in ((y, x, 0, 0, 1, 0), (0, 0, y, x, 0, 1))]
     d_offsets = ops.matmul(ops.concatenate(d_positions, axis=1), ops.convert_to_tensor(to_offsets, upstream.dtype))
-    d_offsets = ops.reshape(d_offsets, (branches, batch, height, width, 6))
-    d_kernel = ops.transpose(ops.stack(d_kernel, axis=1), (0, 1, 3, 2))
-    return d_x_map[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
+    return ops.reshape(d_offsets, (branches, -1, 6)), ops.transpose(ops.stack(d_kernel, axis=1), (0, 1, 3, 2))
 
 
 def _pad_channels(x, kernel):
     """Adds zero channels to (..., C) features and a (G, 9, C, F) kernel, up to a multiple of CHANNEL_MULTIPLE."""
     extra = (0, -x.shape[-1] % CHANNEL_MULTIPLE)
     none = (0, 0)
-    return ops.pad(x, (none, none, none, none, extra)), ops.pad(kernel, (none, none, extra, none))
+    return ops.pad(x, [none] * (len(x.shape) - 1) + [extra]), ops.pad(kernel, (none, none, extra, none))
 
 
-def _difference_maps(x):
-    """The four maps of bilinear interpolation, as rows: value, step to the right, step down, and their cross term.
+def _map_reader(x, rows):
+    """Reads what a tap needs of whole maps: (G N, C) value, step to the right, step down, and their cross term.
 
     With fractions fy, fx the value between pixels is `value + fx right + fy (down + fx cross)`: half the products of
-    weighting four corners, and one index for all four. The map is padded by one zero row and column before it and two
-    behind it, so that every position clipped to [-1, H] x [-1, W] has its corners inside.
+    weighting four corners, and one index for all four, in maps of differences.
 
     Args:
         x: (G, B, H, W, C).
+        rows: (9, G, N) of `_taps`.
 
     Returns:
-        Four arrays (G B (H + 3) (W + 3), C).
+        A function of the tap's number.
     """
     padded = ops.pad(x, ((0, 0), (0, 0), (1, 3), (1, 3), (0, 0)))
     right = padded[:, :, :, 1:] - padded[:, :, :, :-1]
     down = padded[:, :, 1:, :-1] - padded[:, :, :-1, :-1]
     cross = right[:, :, 1:] - right[:, :, :-1]
     maps = padded[:, :, :-1, :-1], right[:, :, :-1], down, cross
-    return [ops.reshape(each, (-1, x.shape[-1])) for each in maps]
+    maps = [ops.reshape(each, (-1, x.shape[-1])) for each in maps]
+    _, batch, height, width, _ = ops.shape(x)
+    rows = _table_rows(rows, batch * (height + 3) * (width + 3))
+    return lambda tap: [gather_rows(each, rows[tap]) for each in maps]
+
+
+def _corner_reader(table, rows, width):
+    """As `_map_reader`, of a `map_table`: for few taps it is faster to read four corners than to make four maps."""
+    rows = _table_rows(rows, table.shape[1])
+    table = ops.reshape(table, (-1, table.shape[-1]))
+
+    def read(tap):
+        value, right, down, cross = (gather_rows(table, rows[tap] + step) for step in _corner_steps(width))
+        return value, right - value, down - value, cross - down - right + value
+
+    return read
+
+
+def _corner_steps(width):
+    """From the first of four corners to each of them, in rows of a `map_table`."""
+    return 0, 1, width + 3, width + 4
+
+
+def _table_rows(rows, size):
+    """Rows (9, G, N) of each branch's own table as rows (9, G N) of all tables together, each of `size` rows."""
+    branches = rows.shape[1]
+    return ops.reshape(rows + ops.arange(branches, dtype="int32")[:, None] * size, (len(GRID), -1))
 
 
 @compiled
-def _taps(offsets):
+def _taps(offsets, cells, height, width):
     """Where the nine taps read.
 
     Args:
-        offsets: (G, B, H, W, 6).
+        offsets: (G, N, 6).
+        cells: (G, N) or (1, N) int32, rows of a `map_table`.
+        height, width: of the maps.
 
     Returns:
-        rows (9, G B H W) int32 into the difference maps, fractions fy and fx (9, G B H W, 1) in [0, 1), and a mask
-        (9, G B H W, 1) float32 that is 0 where the position is so far out that it reads nothing.
+        rows (9, G, N) int32 of the first of four corners, fractions fy and fx (9, G N, 1) in [0, 1), and a mask
+        (9, G N, 1) float32 that is 0 where the position is so far out that it reads nothing.
     """
-    branches, batch, height, width, _ = ops.shape(offsets)
     dtype = offsets.dtype
-    grid_y, grid_x = (
-        ops.reshape(ops.convert_to_tensor(axis, dtype), (-1, 1, 1, 1, 1)) for axis in zip(*GRID, strict=True)
-    )
+    grid_y, grid_x = (ops.reshape(ops.convert_to_tensor(axis, dtype), (-1, 1, 1)) for axis in zip(*GRID, strict=True))
     yy, yx, xy, xx, ty, tx = (offsets[..., index] for index in range(6))
-    y = grid_y * yy + grid_x * yx + ty + ops.reshape(ops.cast(ops.arange(height), dtype), (-1, 1))
-    x = grid_y * xy + grid_x * xx + tx + ops.cast(ops.arange(width), dtype)
+    line, column = cells // (width + 3), cells % (width + 3)
+    image, row = line // (height + 3), line % (height + 3)
+    y = grid_y * yy + grid_x * yx + ty + ops.cast(row - 1, dtype)
+    x = grid_y * xy + grid_x * xx + tx + ops.cast(column - 1, dtype)
     end_y, end_x = ops.cast(height, dtype), ops.cast(width, dtype)
     inside = ops.cast((y > -1) & (y < end_y) & (x > -1) & (x < end_x), dtype)
     y, x = ops.clip(y, -1, end_y), ops.clip(x, -1, end_x)
     top, left = ops.floor(y), ops.floor(x)
-    image = ops.reshape(ops.cast(ops.arange(branches * batch), "int32"), (branches, batch, 1, 1))
     rows = (image * (height + 3) + ops.cast(top, "int32") + 1) * (width + 3) + ops.cast(left, "int32") + 1
-    return ops.reshape(rows, (9, -1)), *(ops.reshape(each, (9, -1, 1)) for each in (y - top, x - left, inside))
+    return rows, *(ops.reshape(each, (len(GRID), -1, 1)) for each in (y - top, x - left, inside))
 
 
 @compiled

@@ -52,6 +52,15 @@ if keras.backend.backend() == "tensorflow":
             is_training=True,
         )[:3]
 
+    def room_for(count, largest):
+        """A length for `count` rows, of a few possible ones up to `largest`: `compiled` functions meet few shapes."""
+        sizes = [step << power for power in range(6, 28) for step in (4, 5, 6, 7)]
+        return ops.minimum(tf.gather(sizes, tf.searchsorted(sizes, [count])[0]), largest)
+
+    def sum_over_replicas(values):
+        """The sum of a tensor over the devices of a strategy."""
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
     def compiled(function):
         """`function` compiled with XLA, whatever the graph around it does.
 
@@ -102,6 +111,14 @@ else:
         count = ops.size(x) // x.shape[-1]
         outputs = ops.batch_normalization(full, mean, variance, -1, beta, gamma, epsilon)
         return ops.cast(outputs, x.dtype), mean, variance * (count / (count - 1))
+
+    def room_for(count, largest):
+        """A length for `count` rows, at most `largest`: that, since compiled steps want lengths known in advance."""
+        return largest
+
+    def sum_over_replicas(values):
+        """The values themselves: arrays of other backends are those of all devices, or there is one device."""
+        return values
 
     def compiled(function):
         """`function` itself: the other backends compile the step around it."""

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from dekr_tf.models.supervised_offsets import SupervisedOffsets
 from dekr_tf.training.losses import heatmap_loss, offset_loss
 from dekr_tf.training.recompute import recomputed_gradients
 
@@ -27,6 +28,7 @@ class DekrTraining(keras.Model):
         accumulation: parts of a batch that pass through the network one after another.
         ema_momentum: of the moving average of the weights. Default: none is kept.
         parts: of `recompute.segments`, to compute again what is inside them. Default: everything is kept.
+        offsets: evaluates the offset head at the supervised cells only. Default: the network does, on whole maps.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class DekrTraining(keras.Model):
         accumulation: int = 1,
         ema_momentum: float | None = None,
         parts: Sequence[keras.Model] = (),
+        offsets: SupervisedOffsets | None = None,
         **kwargs,
     ):
         # Its own policy is float32, so that Keras casts neither inputs nor losses.
@@ -54,6 +57,7 @@ class DekrTraining(keras.Model):
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
         self.offset_mean = keras.metrics.Mean(name="offset_loss")
         self._parts = tuple(parts)
+        self._offsets = offsets
         self._sums = ()
         self.averages = ()
         if ema_momentum is not None:
@@ -145,7 +149,11 @@ class DekrTraining(keras.Model):
 
         def loss_of(outputs):
             heatmap = heatmap_loss(outputs["heatmap"], targets["heatmap"], targets["heatmap_weight"])
-            offset = offset_loss(outputs["offset"], targets["offset"], targets["offset_weight"], positives)
+            if self._offsets:
+                offsets = self._offsets(outputs["features"], targets)
+            else:
+                offsets = outputs["offset"], targets["offset"], targets["offset_weight"]
+            offset = offset_loss(*offsets, positives)
             # The mean over the shares of a batch is that of the batch; the offset loss is this share's part of a sum.
             losses = self.heatmap_weight * heatmap, self.offset_weight * offset * shares
             for metric, loss in zip(self.metrics, (sum(losses), *losses), strict=True):
@@ -156,7 +164,8 @@ class DekrTraining(keras.Model):
             found = recomputed_gradients(self._parts, inputs, loss_of)
             return [found[id(variable)] for variable in self.network.trainable_variables]
         with tf.GradientTape() as tape:
-            loss = loss_of(self(inputs, training=True))
+            network = self._offsets.features if self._offsets else self.network
+            loss = loss_of(network(inputs, training=True))
         return tape.gradient(loss, self.network.trainable_variables)
 
     def _add_part(self, batch, part):

@@ -16,6 +16,7 @@ from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
 from dekr_tf.models.dekr import build_dekr
+from dekr_tf.models.supervised_offsets import SupervisedOffsets
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.callbacks import RunFiles, StopOnNan, copy_weights
 from dekr_tf.training.devices import is_chief, lost_machines, open_strategy
@@ -147,6 +148,7 @@ def build_training(config: Config, strategy: tf.distribute.Strategy, steps_per_e
             accumulation=settings.accumulation,
             ema_momentum=settings.ema_momentum,
             parts=segments(network, config.model) if settings.recompute else (),
+            offsets=SupervisedOffsets(network) if settings.offset_cells == "supervised" else None,
         )
         # Each device hands on its share of the gradients, see `DekrTraining`.
         clip_norm = settings.clip_norm / devices if settings.clip_norm else None

@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dekr_tf.layers.adaptive_conv import GRID, AdaptiveConv2D, _convolve, _taps, sample_and_convolve
+from dekr_tf.layers.adaptive_conv import GRID, AdaptiveConv2D, _at_every_cell, _convolve, _taps, sample_and_convolve
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 #: Largest difference from the golden, relative to its largest value.
@@ -196,7 +196,7 @@ def test_the_gradient_keeps_nothing_that_was_sampled():
     # What the measure says of the same arithmetic with TensorFlow's own gradient: nine taps of four values a pixel.
 
     def uncompiled_form(x, offsets, kernel):
-        return _convolve.python_function(x, kernel, *_taps.python_function(offsets))
+        return _convolve.python_function(x, kernel, *_taps.python_function(*_at_every_cell(offsets)))
 
     assert bytes_kept(uncompiled_form, *shapes) > 4 * 9 * 4 * np.prod(shapes[0])
 
