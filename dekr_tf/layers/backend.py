@@ -1,4 +1,4 @@
-"""The operations that differ between Keras backends: row gather and scatter-add, enlarging, compiling a function.
+"""What differs between Keras backends: row gather and scatter-add, enlarging, compiling a function, replicas.
 
 Everything else in layers and models is `keras.ops`.
 """
@@ -76,6 +76,21 @@ if keras.backend.backend() == "tensorflow":
 
         return run
 
+    def replica_count():
+        """The number of replicas of `tf.distribute` that share a batch."""
+        return tf.distribute.get_strategy().num_replicas_in_sync
+
+    def sum_over_replicas(values):
+        """The sum of each of `values` over the replicas that share a batch, on every one of them."""
+        context = tf.distribute.get_replica_context()
+        if replica_count() == 1 or context is None:
+            return values
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+    def several_machines():
+        """Whether the replicas are on more than one machine."""
+        return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+
 else:
 
     def gather_rows(rows, indices):
@@ -110,3 +125,15 @@ else:
     def for_each_branch(function):
         """`function` itself: the other backends are for accelerators, which would rather have the branches together."""
         return function
+
+    def replica_count():
+        """1: replicas are TensorFlow's."""
+        return 1
+
+    def sum_over_replicas(values):
+        """`values` themselves: replicas are TensorFlow's."""
+        return values
+
+    def several_machines():
+        """False: replicas are TensorFlow's."""
+        return False
