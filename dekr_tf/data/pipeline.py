@@ -44,6 +44,7 @@ def train_dataset(
     device_batch = step_batch // context.num_replicas_in_sync
     samples = TrainingSamples(data, config)
     mix, seed = samples.mix, samples.seed
+    elements = samples.batches * batch_size // context.num_input_pipelines // device_batch
     epochs = itertools.count(first_epoch)
 
     def rounds():
@@ -99,11 +100,7 @@ def train_dataset(
     return (
         dataset.concatenate(tf.data.Dataset.from_generator(end, output_signature=dataset.element_spec))
         .batch(device_batch, drop_remainder=True)
-        .apply(
-            tf.data.experimental.assert_cardinality(
-                samples.batches * config.training.accumulation * (machine_batch // device_batch)
-            )
-        )
+        .apply(tf.data.experimental.assert_cardinality(elements))
         .prefetch(2)
     )
 

@@ -135,16 +135,15 @@ class RunFiles(keras.callbacks.Callback):
 
 def copy_weights(model: DekrTraining, network: keras.Model) -> None:
     """Gives a network for inference the weights of the one that is trained, or their moving averages."""
-    for variable, source in zip(network.variables, model.network.variables, strict=True):
-        variable.assign(ops.convert_to_numpy(source))
+    values = {id(variable): variable for variable in model.network.variables}
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if optimizer.use_ema:
-        # Layers that are frozen have no averages.
-        variables = {variable.path: variable for variable in network.variables}
-        # `SwapEMAWeights` would exchange weights and averages by adding and subtracting, which rounds.
+        # Layers that are frozen have no averages. `SwapEMAWeights` would exchange weights and averages by adding and
+        # subtracting, which rounds.
         averages = optimizer._model_variables_moving_average
-        for source, average in zip(model.network.trainable_variables, averages, strict=True):
-            variables[source.path].assign(ops.convert_to_numpy(average))
+        values |= zip(map(id, model.network.trainable_variables), averages, strict=True)
+    for variable, source in zip(network.variables, model.network.variables, strict=True):
+        variable.assign(ops.convert_to_numpy(values[id(source)]))
 
 
 def last_checkpoint(output: Path, progress: Progress) -> str:
