@@ -47,6 +47,7 @@ def test_recomputing_changes_nothing():
 
 
 def test_a_network_without_modules():
-    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 1)], name="plain")
+    image = keras.Input((8, 8, 3))
+    network = keras.Model(image, keras.layers.Conv2D(2, 1)(image), name="plain")
     with pytest.raises(InputError, match=r"training.recompute: expected an HRNet as backbone. Received: plain"):
         DekrTraining(network, recompute=True)
