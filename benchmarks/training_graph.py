@@ -73,7 +73,7 @@ def main() -> None:
     print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {options.threads} threads, ", end="")
     print(f"batch {options.batch_size} of {config.input_size} px, load {os.getloadavg()[0]:.2f}")
     with timed("building the model"):
-        model = build_training(config, tf.distribute.get_strategy(), steps_per_epoch=1)
+        model = build_training(config, steps_per_epoch=1)
 
     @tf.function(autograph=False)
     def step(batch):

@@ -172,7 +172,7 @@ class TrainingConfig(Settings):
     #: Images of one step, on all devices and machines together.
     batch_size: PositiveInt = 10
     #: Parts of a batch that pass through the network one after another, for little memory. Batch statistics are those
-    #: of a part.
+    #: of a part, and the offset loss of a part is divided by its own positives.
     accumulation: PositiveInt = 1
     learning_rate: Positive = 1e-3
     #: `step`: divided by ten after each of the drops; `cosine`: half a cosine from the start to zero at the end.

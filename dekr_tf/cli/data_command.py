@@ -156,7 +156,8 @@ def _show(arguments: argparse.Namespace) -> None:
     from dekr_tf.files import atomic_output
     from dekr_tf.visualization.sample_sheet import draw_sample, make_sheet
 
-    config = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 1})})
+    training = config.training.model_copy(update={"batch_size": 1, "accumulation": 1})
+    config = config.model_copy(update={"training": training})
     drawings = []
     with input_errors(), atomic_output(arguments.output) as temporary:
         for image, labels in train_dataset(open_training_data(config), config).repeat().take(arguments.count):

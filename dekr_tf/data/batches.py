@@ -29,6 +29,7 @@ class TrainingBatches(keras.utils.PyDataset):
     def __init__(self, data: TrainingData | TrainingMix, config: Config, *, first_epoch: int = 0, workers: int = 1):
         super().__init__(workers=workers)
         self._samples = TrainingSamples(data, config)
+        self._parts = config.training.accumulation
         if not all(isinstance(each, LabelledImages) for each in self._samples.mix.sets):
             raise InputError(
                 "expected annotations and images as training data, since only TensorFlow reads TFRecord files. "
@@ -39,7 +40,7 @@ class TrainingBatches(keras.utils.PyDataset):
         self._begun = self._last_made = False
 
     def __len__(self):
-        return self._samples.batches
+        return self._samples.batches * self._parts
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Batch `number` of the epoch.
@@ -52,7 +53,7 @@ class TrainingBatches(keras.utils.PyDataset):
         """
         if number == len(self) - 1:
             self._last_made = True
-        size = self._samples.batch_size
+        size = self._samples.batch_size // self._parts
         samples = [self._samples.make(*item) for item in self._items[number * size : (number + 1) * size].tolist()]
         images, labels = zip(*samples, strict=True)
         return np.stack(images), {name: np.stack([each[name] for each in labels]) for name in labels[0]}

@@ -39,10 +39,12 @@ def train_dataset(
     """
     context = context or tf.distribute.InputContext()
     batch_size = config.training.batch_size
-    machine_batch = batch_size // context.num_input_pipelines
-    device_batch = batch_size // context.num_replicas_in_sync
+    step_batch = batch_size // config.training.accumulation
+    machine_batch = step_batch // context.num_input_pipelines
+    device_batch = step_batch // context.num_replicas_in_sync
     samples = TrainingSamples(data, config)
     mix, seed = samples.mix, samples.seed
+    elements = samples.batches * batch_size // context.num_input_pipelines // device_batch
     epochs = itertools.count(first_epoch)
 
     def rounds():
@@ -67,7 +69,7 @@ def train_dataset(
         )
 
     def is_own(position, _):
-        return position % batch_size // machine_batch == context.input_pipeline_id
+        return position % step_batch // machine_batch == context.input_pipeline_id
 
     image_like, labels_like = samples.example()
     parts = [image_like, *labels_like.values()]
@@ -98,7 +100,7 @@ def train_dataset(
     return (
         dataset.concatenate(tf.data.Dataset.from_generator(end, output_signature=dataset.element_spec))
         .batch(device_batch, drop_remainder=True)
-        .apply(tf.data.experimental.assert_cardinality(samples.batches * (machine_batch // device_batch)))
+        .apply(tf.data.experimental.assert_cardinality(elements))
         .prefetch(2)
     )
 

@@ -1,4 +1,4 @@
-"""The operations that differ between Keras backends: row gather and scatter-add, enlarging, compiling a function.
+"""What differs between Keras backends: row gather and scatter-add, enlarging, compiling a function, replicas.
 
 Everything else in layers and models is `keras.ops`.
 """
@@ -57,10 +57,6 @@ if keras.backend.backend() == "tensorflow":
         sizes = [step << power for power in range(6, 28) for step in (4, 5, 6, 7)]
         return ops.minimum(tf.gather(sizes, tf.searchsorted(sizes, [count])[0]), largest)
 
-    def sum_over_replicas(values):
-        """The sum of a tensor over the devices of a strategy."""
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
-
     def compiled(function):
         """`function` compiled with XLA, whatever the graph around it does.
 
@@ -84,6 +80,21 @@ if keras.backend.backend() == "tensorflow":
             return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *results)
 
         return run
+
+    def replica_count():
+        """The number of replicas of `tf.distribute` that share a batch."""
+        return tf.distribute.get_strategy().num_replicas_in_sync
+
+    def sum_over_replicas(values):
+        """The sum of each of `values` over the replicas that share a batch, on every one of them."""
+        context = tf.distribute.get_replica_context()
+        if replica_count() == 1 or context is None:
+            return values
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+    def several_machines():
+        """Whether the replicas are on more than one machine."""
+        return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
 
 else:
 
@@ -116,10 +127,6 @@ else:
         """A length for `count` rows, at most `largest`: that, since compiled steps want lengths known in advance."""
         return largest
 
-    def sum_over_replicas(values):
-        """The values themselves: arrays of other backends are those of all devices, or there is one device."""
-        return values
-
     def compiled(function):
         """`function` itself: the other backends compile the step around it."""
         return function
@@ -127,3 +134,15 @@ else:
     def for_each_branch(function):
         """`function` itself: the other backends are for accelerators, which would rather have the branches together."""
         return function
+
+    def replica_count():
+        """1: replicas are TensorFlow's."""
+        return 1
+
+    def sum_over_replicas(values):
+        """`values` themselves: replicas are TensorFlow's."""
+        return values
+
+    def several_machines():
+        """False: replicas are TensorFlow's."""
+        return False

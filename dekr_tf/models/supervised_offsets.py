@@ -74,8 +74,7 @@ class SupervisedOffsets:
         predicted = []
         for channels, blocks, final in self.groups:
             table = map_table(to_branches(features[..., channels], final.branches))
-            blocks = [_Block(*layers, grid) for layers in blocks]
-            y = _evaluate(table, blocks, grid, mask, cells, valid, training)
+            y = _evaluate(table, [_Block(*layers, grid) for layers in blocks], grid, mask, cells, valid, training)
             kernel = ops.convert_to_tensor(final.kernel)[:, 0, 0]
             y = ops.transpose(ops.matmul(y, kernel), (1, 0, 2))
             predicted.append(ops.reshape(y, (-1, kernel.shape[0] * kernel.shape[2])) + final.bias)
@@ -126,7 +125,7 @@ class Grid:
 
     def read_by(self, taps, valid):
         """Marks (G, R) the cells of the maps at the corners of taps (9, G, N), where valid (G, N)."""
-        _, branches, cells = ops.shape(taps)
+        branches = taps.shape[1]
         counts = ops.zeros((branches, self.size, 1), "int32")
         taps = ops.reshape(ops.transpose(taps, (1, 0, 2)), (branches, -1))
         counts = add_rows_at(counts, taps, ops.cast(ops.tile(valid, (1, 9)), "int32")[..., None])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from dekr_tf.config import Config
@@ -21,6 +20,7 @@ from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.model import DekrTraining
 from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, save_state
+from dekr_tf.training.summaries import write_summaries
 from dekr_tf.training.validation import ValidationSet
 
 #: Columns of log.csv.
@@ -103,7 +103,9 @@ class RunFiles(keras.callbacks.Callback):
         if validates:
             logs["val_AP"] = self.validation.measure(self.detector)
         with self._full_disk():
-            self._write_summaries(epoch + 1, logs, pictures=validates)
+            # A file for each epoch: what is repeated after a kill takes the place of what was there before.
+            pictures = self.validation.pictures(self.detector) if validates else ()
+            write_summaries(self.output / SUMMARIES, f".epoch{epoch + 1:04d}", epoch + 1, logs, pictures)
             save_model(self.network, self.output / "last.keras", self.sidecar)
             if validates and logs["val_AP"] > self.progress.best_ap:
                 self.progress.best_ap = logs["val_AP"]
@@ -111,17 +113,6 @@ class RunFiles(keras.callbacks.Callback):
             self.progress.rows.append({"epoch": epoch + 1, **logs})
             self._write_log()
             save_state(self.output / STATE, self.model, self.progress)
-
-    def _write_summaries(self, epoch: int, logs, pictures: bool):
-        # A file for each epoch: what is repeated after a kill takes the place of what was there before.
-        writer = tf.summary.create_file_writer(str(self.output / SUMMARIES), filename_suffix=f".epoch{epoch:04d}")
-        with writer.as_default(step=epoch):
-            for name, value in logs.items():
-                tf.summary.scalar(name, value)
-            if pictures:
-                for name, picture in self.validation.pictures(self.detector):
-                    tf.summary.image(name, picture[None])
-        writer.close()
 
     def _write_log(self):
         with (
@@ -137,20 +128,22 @@ class RunFiles(keras.callbacks.Callback):
         done = last_checkpoint(self.output, self.progress)
         try:
             yield
-        except (OSError, tf.errors.OpError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        except OSError as error:
+            reason = error.strerror or str(error)
             raise InputError(f"cannot write to {self.output}; {done}. Received: {reason}") from error
 
 
 def copy_weights(model: DekrTraining, network: keras.Model) -> None:
     """Gives a network for inference the weights of the one that is trained, or their moving averages."""
+    values = {id(variable): variable for variable in model.network.variables}
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if optimizer.use_ema:
+        # Layers that are frozen have no averages. `SwapEMAWeights` would exchange weights and averages by adding and
+        # subtracting, which rounds.
+        averages = optimizer._model_variables_moving_average
+        values |= zip(map(id, model.network.trainable_variables), averages, strict=True)
     for variable, source in zip(network.variables, model.network.variables, strict=True):
-        variable.assign(ops.convert_to_numpy(source))
-    if model.averages:
-        # Layers that are frozen have no averages.
-        variables = {variable.path: variable for variable in network.variables}
-        for source, average in zip(model.network.trainable_variables, model.averages, strict=True):
-            variables[source.path].assign(ops.convert_to_numpy(average))
+        variable.assign(ops.convert_to_numpy(values[id(source)]))
 
 
 def last_checkpoint(output: Path, progress: Progress) -> str:

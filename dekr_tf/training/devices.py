@@ -4,31 +4,49 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import tensorflow as tf
+import keras
 
 from dekr_tf.errors import InputError
 
-#: What TensorFlow raises when a machine is gone; which of them is a matter of timing.
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
-def open_strategy(devices: str) -> tf.distribute.Strategy:
+class OneDevice:
+    """The strategy of the JAX and PyTorch backends: the device that Keras chooses."""
+
+    num_replicas_in_sync = 1
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Where a model and its optimizer are made."""
+        return contextlib.nullcontext()
+
+
+def open_strategy(devices: str) -> "tf.distribute.Strategy | OneDevice":
     """The strategy that trains on what there is; `TF_CONFIG` in the environment asks for several machines.
 
     Args:
         devices: `all`, `gpu` or `cpu`, see `TrainingConfig.devices`.
 
     Returns:
-        TensorFlow's default on one device, `MirroredStrategy` on several, `MultiWorkerMirroredStrategy` on several
-        machines; this waits until all of them are there.
+        With TensorFlow its default on one device, `MirroredStrategy` on several, `MultiWorkerMirroredStrategy` on
+        several machines; this waits until all of them are there. With another backend one device.
 
     Raises:
         InputError: there is no GPU where one is asked for, or `TF_CONFIG` makes no sense.
     """
     cluster = read_cluster()
-    if devices == "gpu" and not tf.config.list_physical_devices("GPU"):
-        raise InputError("training.devices: expected a GPU that TensorFlow can use. Received: gpu, without any")
+    backend = keras.backend.backend()
+    if devices == "gpu" and not _has_gpu():
+        raise InputError(f"training.devices: expected a GPU that {backend} can use. Received: gpu, without any")
+    if backend != "tensorflow":
+        if len(cluster) > 1:
+            raise InputError(f"TF_CONFIG: expected several machines with TensorFlow only. Received: {backend}")
+        return OneDevice()
+    import tensorflow as tf
+
     if devices == "cpu":
         tf.config.set_visible_devices([], "GPU")
     if len(cluster) > 1:
@@ -69,12 +87,31 @@ def is_chief() -> bool:
     return not text or _task(json.loads(text)["task"]) == read_cluster()[0]
 
 
+def placement(devices: str) -> contextlib.AbstractContextManager:
+    """Where arrays are made meanwhile; TensorFlow and `all` devices need no such word.
+
+    Args:
+        devices: see `open_strategy`.
+    """
+    if devices == "cpu" and keras.backend.backend() != "tensorflow":
+        return keras.device("cpu")
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def lost_machines(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def lost_machines(strategy: "tf.distribute.Strategy | OneDevice") -> Iterator[None]:
     """Turns what TensorFlow reports when another machine is gone into one line."""
+    if isinstance(strategy, OneDevice):
+        yield
+        return
+    import tensorflow as tf
+
+    # Which of them TensorFlow raises is a matter of timing.
+    errors = tf.errors
+    lost = errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.InternalError
     try:
         yield
-    except LOST as error:
+    except lost as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
         reason = error.message.strip().splitlines()[0]
@@ -85,3 +122,18 @@ def lost_machines(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 def _task(task) -> tuple[str, int]:
     return task["type"], int(task["index"])
+
+
+def _has_gpu() -> bool:
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    import jax
+
+    return jax.default_backend() == "gpu"

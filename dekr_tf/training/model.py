@@ -1,226 +1,135 @@
-"""What one training step does: losses, gradients and the update, on one device or many."""
+"""A DEKR with its two losses, as a model that Keras trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from dekr_tf.config import TargetConfig
+from dekr_tf.data.target_maps import draw_targets
+from dekr_tf.layers.backend import replica_count, several_machines, sum_over_replicas
 from dekr_tf.models.supervised_offsets import SupervisedOffsets
+from dekr_tf.sidecar import NORMALIZATION
 from dekr_tf.training.losses import heatmap_loss, offset_loss
-from dekr_tf.training.recompute import recomputed_gradients
-
-#: The moving average follows the weights closely at first: its momentum is at most (1 + t) / (10 + t) at step t.
-EMA_START = 10.0
+from dekr_tf.training.recompute import recomputing
 
 
+@keras.saving.register_keras_serializable("dekr_tf")
 class DekrTraining(keras.Model):
-    """A DEKR with its losses; `fit` it on (image, labels) of `data.pipeline.train_dataset`.
+    """A DEKR that `compile`, `fit` and `evaluate` take as they take any Keras model, without a `loss` argument.
 
-    A step gives the same update on one device as on several that share its batch, but for batch statistics, which are
-    those of a device unless they are synchronised.
+    The inputs are photos (B, S, S, 3) in uint8 RGB, which the model normalizes itself, or floats that are normalized
+    already. The labels are what `TargetEncoder` gives, from which the model draws the target maps, or those maps as
+    `draw_targets` gives them. The outputs are those of the network.
+
+    Under `tf.distribute`, the replicas divide the offset loss by the positives of the whole batch, so that a step gives
+    the same update on several replicas as on one. Batch statistics are those of a replica unless they are synchronized.
 
     Args:
-        network: of `build_dekr`, made within the scope of the strategy.
+        network: of `build_dekr`.
         heatmap_weight: factor of the heatmap loss in the total.
         offset_weight: factor of the offset loss.
-        prepare: makes network inputs and target maps of images and labels, on the device. Default: they are that.
-        accumulation: parts of a batch that pass through the network one after another.
-        ema_momentum: of the moving average of the weights. Default: none is kept.
-        parts: of `recompute.segments`, to compute again what is inside them. Default: everything is kept.
-        offsets: evaluates the offset head at the supervised cells only. Default: the network does, on whole maps.
+        targets: how to draw target maps.
+        mean: of the RGB values in 0..1 that normalization subtracts.
+        std: that it divides by.
+        recompute: whether training computes what is inside a module of the network again for the gradient.
+        offset_cells: where training evaluates the offset head: `dense`, on the whole map, or `supervised`, at the cells
+            that have targets (`models.supervised_offsets`).
     """
 
     def __init__(
         self,
         network: keras.Model,
-        heatmap_weight: float,
-        offset_weight: float,
+        heatmap_weight: float = 1.0,
+        offset_weight: float = 0.03,
         *,
-        prepare: Callable | None = None,
-        accumulation: int = 1,
-        ema_momentum: float | None = None,
-        parts: Sequence[keras.Model] = (),
-        offsets: SupervisedOffsets | None = None,
+        targets: TargetConfig | None = None,
+        mean: Sequence[float] = NORMALIZATION["hrnet"][0],
+        std: Sequence[float] = NORMALIZATION["hrnet"][1],
+        recompute: bool = False,
+        offset_cells: str = "dense",
         **kwargs,
     ):
-        # Its own policy is float32, so that Keras casts neither inputs nor losses.
-        super().__init__(dtype="float32", **kwargs)
+        # The policy of the network tells `compile` whether to scale the loss; the layers cast their inputs themselves.
+        super().__init__(**{"dtype": network.dtype_policy, "autocast": False, **kwargs})
         self.network = network
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
-        self.prepare = prepare
-        self.accumulation = accumulation
-        self.ema_momentum = ema_momentum
-        self.strategy = tf.distribute.get_strategy()
-        self.total_mean = keras.metrics.Mean(name="loss")
+        self.targets = targets or TargetConfig()
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.recompute = recompute
+        self.offset_cells = offset_cells
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
         self.offset_mean = keras.metrics.Mean(name="offset_loss")
-        self._parts = tuple(parts)
-        self._offsets = offsets
-        self._sums = ()
-        self.averages = ()
-        if ema_momentum is not None:
-            self.averages = tuple(map(_copy, network.trainable_variables))
+        # A function and not a model: Keras would save the layers under the name of whatever model it finds first.
+        self._forward_in_training = recomputing(network) if recompute else None
+        self._supervised_offsets = SupervisedOffsets(network) if offset_cells == "supervised" else None
         self.built = True
 
-    @property
-    def metrics(self):
-        """Means over the epoch so far, which `fit` logs."""
-        return [self.total_mean, self.heatmap_mean, self.offset_mean]
-
     def call(self, inputs, training=None):
+        """The network's outputs for a batch of photos or normalized images.
+
+        In training with supervised cells, the features that enter the offset head are in place of the offsets.
+        """
+        if keras.backend.standardize_dtype(inputs.dtype) == "uint8":
+            mean, std = (ops.convert_to_tensor(values, "float32") for values in (self.mean, self.std))
+            inputs = (ops.cast(inputs, "float32") / 255.0 - mean) / std
+        if training and self._supervised_offsets:
+            return self._supervised_offsets.features(inputs, training=True)
+        if training and self._forward_in_training:
+            return self._forward_in_training(inputs)
         return self.network(inputs, training=training)
 
-    def compile(self, optimizer, **kwargs):
-        """As in Keras; the optimizer's variables are made at once."""
-        super().compile(optimizer=optimizer, **kwargs)
-        optimizer.build(self.network.trainable_variables)
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The weighted sum of both losses; the metrics `heatmap_loss` and `offset_loss` get its terms."""
+        if sample_weight is not None:
+            raise ValueError("expected no sample_weight: the labels have the weight of every value. Received: one")
+        targets = y if "heatmap" in y else draw_targets(y, self.targets)
+        heatmap = heatmap_loss(y_pred["heatmap"], targets["heatmap"], targets["heatmap_weight"])
+        predicted, target, weight = self._offsets(y_pred, targets)
+        # Keras knows means over a batch only, and this is a sum over the positives of all replicas.
+        positives = sum_over_replicas(ops.sum(ops.cast(weight > 0, "float32")))
+        offset = offset_loss(predicted, target, weight, positives) * replica_count()
+        losses = self.heatmap_weight * heatmap, self.offset_weight * offset
+        for metric, loss in zip((self.heatmap_mean, self.offset_mean), losses, strict=True):
+            metric.update_state(loss, sample_weight=ops.shape(y_pred["heatmap"])[0])
+        # Optimizers add up the gradients of all replicas; the losses that Keras has divide by their number as well.
+        return sum(losses) / replica_count()
 
-    def make_train_function(self, force=False):
-        """Makes the function that `fit` calls with an iterator of batches; it returns the means of the epoch so far.
+    def _offsets(self, y_pred, targets):
+        """Predicted offsets, target offsets and their weights, which `offset_loss` takes."""
+        if "features" in y_pred:
+            return self._supervised_offsets(y_pred["features"], targets)
+        return y_pred["offset"], targets["offset"], targets["offset_weight"]
 
-        Keras' own reduces the results of several machines along an axis that they do not have.
-        """
-        if self.train_function is not None and not force:
-            return
-        run = self.strategy.run
-
-        @self._graph
-        def whole_step(data):
-            run(self.train_step, (data,))
-            return self._finish()
-
-        @self._graph
-        def prepare(data):
-            return run(self._prepare, (data,))
-
-        @self._graph
-        def add_part(batch, part):
-            run(self._add_part, (batch, part))
-
-        @self._graph
-        def apply_sums():
-            run(self._apply_sums)
-            return self._finish()
-
-        def step_in_parts(data):
-            batch = prepare(data)
-            # Calls from here, and not a loop in the graph: the memory of one part is free before the next.
-            for part in range(self.accumulation):
-                add_part(batch, tf.constant(part))
-            return apply_sums()
-
-        step = whole_step
-        if self.accumulation > 1:
-            step = step_in_parts
-            self._sums = self._sums or tuple(map(_local_sum, self.network.trainable_variables))
-
-        def train_function(iterator):
-            return step(next(iterator))
-
-        self.train_function = train_function
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """As in Keras."""
+        results = super().compute_metrics(x, y, y_pred, sample_weight)
+        # Keras reduces the results of several machines along their first axis, which scalars lack.
+        return {name: value[None] for name, value in results.items()} if several_machines() else results
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing is left to build; Keras would feed it a batch in pieces that only a strategy's `run` can take."""
+        # Under a strategy, Keras would take the mean of the labels of all replicas, flags among them, to build what is
+        # built, and start the data set twice.
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
-    def _graph(self, function):
-        return function if self.run_eagerly else tf.function(function, jit_compile=self.jit_compile, autograph=False)
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "heatmap_weight": self.heatmap_weight,
+            "offset_weight": self.offset_weight,
+            "targets": self.targets.model_dump(mode="json"),
+            "mean": self.mean,
+            "std": self.std,
+            "recompute": self.recompute,
+            "offset_cells": self.offset_cells,
+        }
 
-    # What follows runs on every device, with its share of the batch.
-
-    def train_step(self, data):
-        """The step of one device, when the batch is not taken in parts; returns its means of the epoch so far."""
-        self._apply(self._gradients(*self._prepare(data)))
-        return self.get_metrics_result()
-
-    def _prepare(self, data):
-        """Inputs and targets, and the number of offsets that are asked for in the whole batch, on all devices."""
-        inputs, targets = self.prepare(*data) if self.prepare else data
-        positives = ops.sum(ops.cast(targets["offset_weight"] > 0, "float32"))
-        return inputs, targets, self._sum_over_devices(positives)
-
-    def _gradients(self, inputs, targets, positives):
-        """Gradients whose sum over all devices and parts is that of the loss of the batch.
-
-        The optimizer's loss scale is in them.
-        """
-        shares = self.strategy.num_replicas_in_sync * self.accumulation
-
-        def loss_of(outputs):
-            heatmap = heatmap_loss(outputs["heatmap"], targets["heatmap"], targets["heatmap_weight"])
-            if self._offsets:
-                offsets = self._offsets(outputs["features"], targets)
-            else:
-                offsets = outputs["offset"], targets["offset"], targets["offset_weight"]
-            offset = offset_loss(*offsets, positives)
-            # The mean over the shares of a batch is that of the batch; the offset loss is this share's part of a sum.
-            losses = self.heatmap_weight * heatmap, self.offset_weight * offset * shares
-            for metric, loss in zip(self.metrics, (sum(losses), *losses), strict=True):
-                metric.update_state(loss)
-            return self.optimizer.scale_loss(sum(losses) / shares)
-
-        if self._parts:
-            found = recomputed_gradients(self._parts, inputs, loss_of)
-            return [found[id(variable)] for variable in self.network.trainable_variables]
-        with tf.GradientTape() as tape:
-            network = self._offsets.features if self._offsets else self.network
-            loss = loss_of(network(inputs, training=True))
-        return tape.gradient(loss, self.network.trainable_variables)
-
-    def _add_part(self, batch, part):
-        inputs, targets, positives = batch
-
-        def share(values):
-            return ops.reshape(values, (self.accumulation, -1, *values.shape[1:]))[part]
-
-        gradients = self._gradients(share(inputs), {name: share(target) for name, target in targets.items()}, positives)
-        for total, gradient in zip(self._sums, gradients, strict=True):
-            total.assign_add(gradient)
-
-    def _apply_sums(self):
-        self._apply([total.read_value() for total in self._sums])
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
-
-    def _apply(self, gradients):
-        devices = self.strategy.num_replicas_in_sync
-        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        if devices > 1 and (scaled or self.optimizer.global_clipnorm):
-            # Keras clips, and looks for overflows of float16, before it adds the gradients of all devices. So they
-            # are added here, and each device hands on an equal share of the sum.
-            gradients = [gradient / devices for gradient in self._sum_over_devices(gradients)]
-        self.optimizer.apply(gradients, self.network.trainable_variables)
-
-    def _sum_over_devices(self, values):
-        if self.strategy.num_replicas_in_sync == 1:
-            return values
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
-
-    # What follows runs once for all devices.
-
-    def _finish(self):
-        if self.averages:
-            step = ops.cast(self.optimizer.iterations, "float32")
-            momentum = ops.minimum(self.ema_momentum, (1 + step) / (EMA_START + step))
-
-            def follow(average, variable):
-                average.assign(momentum * average + (1 - momentum) * variable)
-
-            for average, variable in zip(self.averages, self.network.trainable_variables, strict=True):
-                self.strategy.extended.update(average.value, follow, (variable.value,))
-        return self.get_metrics_result()
-
-
-def _copy(variable):
-    return keras.Variable(ops.convert_to_numpy(variable), trainable=False, name=f"{variable.name}_average")
-
-
-def _local_sum(variable):
-    """A sum of gradients, one on each device."""
-    return tf.Variable(
-        tf.zeros(variable.shape),
-        trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.SUM,
-    )
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
+        return cls(**{**config, "network": network, "targets": TargetConfig(**config["targets"])})

@@ -4,13 +4,18 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from dekr_tf.layers.backend import sum_over_replicas
+
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class FusedAdam(keras.optimizers.Adam):
-    """Adam with one operation for each variable, where Keras has about forty.
+    """Adam with one operation for each variable, where Keras has about forty; for the TensorFlow backend.
 
     With the 941 variables of DEKR-W32, Keras' own takes longer to trace than the network and its gradient. Arguments
     and results are those of `keras.optimizers.Adam`, without `amsgrad`.
+
+    Under `tf.distribute` it clips and accumulates the gradient of the whole batch, as on one device. Keras clips before
+    it adds up the gradients of the replicas, and fails when it accumulates.
     """
 
     def apply(self, grads, trainable_variables=None):
@@ -23,7 +28,7 @@ class FusedAdam(keras.optimizers.Adam):
             "beta2": tf.constant(self.beta_2, tf.float32),
             "epsilon": tf.constant(self.epsilon, tf.float32),
         }
-        super().apply(grads, trainable_variables)
+        super().apply(sum_over_replicas(grads), trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable and its two moments."""
@@ -36,3 +41,26 @@ class FusedAdam(keras.optimizers.Adam):
             grad=gradient,
             **self._shared,
         )
+
+    # Every replica has the whole gradient and updates its own copies. Keras would have the replicas meet here, which
+    # TensorFlow forbids inside a condition, and Keras makes one of the accumulation.
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self.update_step(gradient, variable.value, learning_rate)
+
+    def _backend_increment_gradient_accumulators(self, grads, acc_grads):
+        for gradient, total in zip(grads, acc_grads, strict=True):
+            total.assign_add(gradient)
+
+
+@keras.saving.register_keras_serializable("dekr_tf")
+class ReplicaLossScale(keras.optimizers.LossScaleOptimizer):
+    """`keras.optimizers.LossScaleOptimizer`, which leaves out a step when the gradients of any replica overflow.
+
+    Keras asks the first replica alone.
+    """
+
+    def check_finite(self, grads):
+        overflow = ops.cast(ops.logical_not(super().check_finite(grads)), "float32")
+        return ops.equal(sum_over_replicas(overflow), 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
@@ -41,7 +42,7 @@ def save_state(path: Path, model: DekrTraining, progress: Progress) -> None:
 
     Random numbers need no state: what is drawn depends on the seed, the epoch and the image alone.
     """
-    arrays = {name: np.asarray(variable) for name, variable in _variables(model).items()}
+    arrays = {name: ops.convert_to_numpy(variable) for name, variable in _variables(model).items()}
     header = np.array(json.dumps({"rows": progress.rows, "best_ap": progress.best_ap}))
     with atomic_output(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, header=header, **arrays)
@@ -83,5 +84,5 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _variables(model: DekrTraining) -> Mapping[str, object]:
-    groups = {"network": model.network.variables, "optimizer": model.optimizer.variables, "average": model.averages}
+    groups = {"network": model.network.variables, "optimizer": model.optimizer.variables}
     return {f"{group}/{number}": variable for group, list_ in groups.items() for number, variable in enumerate(list_)}

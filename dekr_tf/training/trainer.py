@@ -1,29 +1,24 @@
 """Training a DEKR: everything around `fit`."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 import yaml
-from keras import ops
 
 from dekr_tf.config import Config, TrainingConfig, load_config
-from dekr_tf.data.pipeline import input_errors, train_dataset
 from dekr_tf.data.samples import open_training_data
-from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
+from dekr_tf.layers.backend import replica_count
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.models.supervised_offsets import SupervisedOffsets
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.callbacks import RunFiles, StopOnNan, copy_weights
-from dekr_tf.training.devices import is_chief, lost_machines, open_strategy
+from dekr_tf.training.devices import is_chief, lost_machines, open_strategy, placement
 from dekr_tf.training.initial_weights import load_backbone, load_initial_weights
 from dekr_tf.training.model import DekrTraining
-from dekr_tf.training.optimizer import FusedAdam
-from dekr_tf.training.recompute import segments
 from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, load_state, remove_leftovers
 from dekr_tf.training.validation import ValidationSet
@@ -61,11 +56,13 @@ def train(
     data = open_training_data(config)
     validation = ValidationSet(config) if config.data.val_annotations else None
     strategy = open_strategy(settings.devices)
-    with lost_machines(strategy), input_errors():
+    with placement(settings.devices), lost_machines(strategy), _input_errors():
         _check_batch(settings, strategy.num_replicas_in_sync)
-        steps = len(data) * config.data.repeat // settings.batch_size
+        # Keras' steps are parts of a batch.
+        steps = len(data) * config.data.repeat // settings.batch_size * settings.accumulation
         keras.utils.set_random_seed(settings.seed)
-        model = build_training(config, strategy, steps)
+        with strategy.scope():
+            model = build_training(config, steps)
         progress = Progress()
         if going_on and (output / STATE).exists():
             progress = load_state(output / STATE, model)
@@ -75,9 +72,6 @@ def train(
             taken = load_initial_weights(model.network, config, settings.initial_weights)
             if is_chief():
                 print(f"initial weights {settings.initial_weights}: {taken}")
-        dataset = strategy.distribute_datasets_from_function(
-            lambda context: train_dataset(data, config, first_epoch=progress.epochs, context=context).repeat()
-        )
         network = build_dekr(config.model, config.schema)
         own = [StopOnNan(output, progress)]
         if is_chief():
@@ -88,10 +82,10 @@ def train(
             if progress.epochs >= settings.epochs:
                 print(f"{output}: all {progress.epochs} epochs are done")
         model.fit(
-            dataset,
+            _batches(data, config, strategy, progress.epochs),
             initial_epoch=progress.epochs,
             epochs=settings.epochs,
-            steps_per_epoch=steps,
+            steps_per_epoch=steps if _on_tensorflow() else None,
             shuffle=False,  # The dataset shuffles itself.
             verbose="auto" if is_chief() else 0,
             callbacks=[*own, *callbacks],
@@ -128,34 +122,35 @@ def _check_batch(settings, devices: int) -> None:
         )
 
 
-def build_training(config: Config, strategy: tf.distribute.Strategy, steps_per_epoch: int) -> DekrTraining:
-    """The network with losses and optimizer, on the devices of a strategy."""
-    settings = config.training
-    devices = strategy.num_replicas_in_sync
-    with strategy.scope():
-        with _precision(settings.precision):
-            network = build_dekr(config.model, config.schema)
-        freeze(network, settings)
-        if settings.synchronized_batch_norm:
-            for layer in network.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.synchronized = True
-        model = DekrTraining(
-            network,
-            settings.heatmap_loss_weight,
-            settings.offset_loss_weight,
-            prepare=_preparation(config),
-            accumulation=settings.accumulation,
-            ema_momentum=settings.ema_momentum,
-            parts=segments(network, config.model) if settings.recompute else (),
-            offsets=SupervisedOffsets(network) if settings.offset_cells == "supervised" else None,
-        )
-        # Each device hands on its share of the gradients, see `DekrTraining`.
-        clip_norm = settings.clip_norm / devices if settings.clip_norm else None
-        optimizer = FusedAdam(learning_rate(settings, steps_per_epoch), global_clipnorm=clip_norm)
-        if settings.precision == "mixed_float16":
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        model.compile(optimizer, jit_compile=settings.jit_compile)
+def build_training(config: Config, steps_per_epoch: int) -> DekrTraining:
+    """The network with losses and optimizer, for the devices of the strategy whose scope this is.
+
+    Args:
+        config: see `train`.
+        steps_per_epoch: steps of Keras, `training.accumulation` of which make an update.
+    """
+    settings, sidecar = config.training, Sidecar.from_config(config)
+    with _precision(settings.precision):
+        network = build_dekr(config.model, config.schema)
+    freeze(network, settings)
+    # With another backend than TensorFlow there is one device, and Keras refuses.
+    if settings.synchronized_batch_norm and _on_tensorflow():
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+    model = DekrTraining(
+        network,
+        settings.heatmap_loss_weight,
+        settings.offset_loss_weight,
+        targets=config.targets,
+        mean=sidecar.mean,
+        std=sidecar.std,
+        recompute=settings.recompute,
+        offset_cells=settings.offset_cells,
+    )
+    model.compile(_optimizer(settings, steps_per_epoch), jit_compile=settings.jit_compile)
+    # It is saved and loaded before its first step.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -171,15 +166,46 @@ def freeze(network: keras.Model, settings: TrainingConfig) -> None:
             layer.trainable = False
 
 
-def _preparation(config: Config):
-    """What makes network inputs and target maps of a batch of the data set."""
-    sidecar = Sidecar.from_config(config)
+def _optimizer(settings: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    options = {"global_clipnorm": settings.clip_norm}
+    if settings.accumulation > 1:
+        options["gradient_accumulation_steps"] = settings.accumulation
+    if settings.ema_momentum is not None:
+        # Keras moves the averages with every part of a batch.
+        options |= {"use_ema": True, "ema_momentum": settings.ema_momentum ** (1 / settings.accumulation)}
+    rate = learning_rate(settings, steps_per_epoch)
+    if not _on_tensorflow():
+        return keras.optimizers.Adam(rate, **options)
+    from dekr_tf.training.optimizer import FusedAdam, ReplicaLossScale
 
-    def prepare(images, labels):
-        images = (ops.cast(images, "float32") / 255.0 - sidecar.mean) / sidecar.std
-        return images, draw_targets(labels, config.targets)
+    optimizer = FusedAdam(rate, **options)
+    scaled = settings.precision == "mixed_float16" and replica_count() > 1
+    return ReplicaLossScale(optimizer) if scaled else optimizer
 
-    return prepare
+
+def _batches(data, config: Config, strategy, first_epoch: int):
+    """What `fit` takes: the samples of all epochs from the first one on."""
+    if not _on_tensorflow():
+        from dekr_tf.data.batches import TrainingBatches
+
+        return TrainingBatches(data, config, first_epoch=first_epoch, workers=os.cpu_count() or 1)
+    from dekr_tf.data.pipeline import train_dataset
+
+    return strategy.distribute_datasets_from_function(
+        lambda context: train_dataset(data, config, first_epoch=first_epoch, context=context).repeat()
+    )
+
+
+def _input_errors() -> contextlib.AbstractContextManager:
+    if not _on_tensorflow():
+        return contextlib.nullcontext()
+    from dekr_tf.data.pipeline import input_errors
+
+    return input_errors()
+
+
+def _on_tensorflow() -> bool:
+    return keras.backend.backend() == "tensorflow"
 
 
 @contextlib.contextmanager

@@ -13,14 +13,15 @@ import tensorflow as tf
 
 from dekr_tf.training.devices import open_strategy
 from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.optimizer import FusedAdam, ReplicaLossScale
 
 CPU = tf.config.list_physical_devices("CPU")[0]
 VARIANTS = {
     "plain": {},
-    "clipped": {"clip_norm": 0.01},
-    "averaged": {"ema_momentum": 0.5},
-    "in parts": {"accumulation": 2, "clip_norm": 0.01, "statistics": False},
-    "half": {"precision": "mixed_float16", "scale": 2.0**10, "clip_norm": 0.01},
+    "clipped": {"global_clipnorm": 0.01},
+    "averaged": {"use_ema": True, "ema_momentum": 0.5},
+    "in parts": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.01, "statistics": False},
+    "half": {"precision": "mixed_float16", "scale": 2.0**10, "global_clipnorm": 0.01},
     "overflow": {"precision": "mixed_float16", "scale": 2.0**23},
     "not synchronised": {"synchronized": False},
 }
@@ -37,7 +38,7 @@ def network(precision, synchronized, statistics):
     return keras.Model(image, maps)
 
 
-def batches():
+def arrays():
     draw = np.random.default_rng(0)
     images = draw.normal(size=(24, 8, 8, 3)).astype("float32")
     maps = {name: draw.normal(size=(24, 8, 8, 2)).astype("float32") for name in ("heatmap", "offset")}
@@ -45,35 +46,30 @@ def batches():
     share = np.where(np.arange(24) % 8 < 4, 0.6, 0.05)[:, None, None, None]
     maps["offset_weight"] = (draw.random((24, 8, 8, 2)) < share).astype("float32")
     maps["heatmap_weight"] = draw.choice([0.1, 1.0], (24, 8, 8, 2)).astype("float32")
-    return tf.data.Dataset.from_tensor_slices((images, maps)).batch(8, drop_remainder=True)
+    return images, maps
 
 
-def trained(
-    strategy,
-    *,
-    precision="float32",
-    scale=None,
-    clip_norm=None,
-    synchronized=True,
-    statistics=True,
-    accumulation=1,
-    ema_momentum=None,
-):
+def trained(strategy, *, precision="float32", scale=None, synchronized=True, statistics=True, **options):
     keras.utils.set_random_seed(0)
-    devices = strategy.num_replicas_in_sync
     with strategy.scope():
-        model = DekrTraining(
-            network(precision, synchronized, statistics), 1.0, 0.1, accumulation=accumulation, ema_momentum=ema_momentum
-        )
-        optimizer = keras.optimizers.Adam(0.01, global_clipnorm=clip_norm and clip_norm / devices)
+        model = DekrTraining(network(precision, synchronized, statistics), 1.0, 0.1)
+        optimizer = inner = FusedAdam(0.01, **options)
         if scale:
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=scale)
+            optimizer = ReplicaLossScale(inner, initial_scale=scale)
         model.compile(optimizer, jit_compile=False)
-    history = model.fit(batches(), epochs=3, shuffle=False, verbose=0).history
-    weights = [np.asarray(keras.ops.convert_to_numpy(v)).tolist() for v in model.network.variables]
-    averages = [np.asarray(keras.ops.convert_to_numpy(v)).tolist() for v in model.averages]
-    steps = int(keras.ops.convert_to_numpy(getattr(model.optimizer, "inner_optimizer", model.optimizer).iterations))
-    return {"history": history, "weights": weights, "averages": averages, "steps": steps}
+    batch_size = 8 // (inner.gradient_accumulation_steps or 1)
+    dataset = tf.data.Dataset.from_tensor_slices(arrays()).batch(batch_size, drop_remainder=True)
+    weights = []
+    # At its end, `fit` gives the model the averages of its weights.
+    before_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: weights.append(values(model.network.variables)))
+    history = model.fit(dataset, epochs=3, shuffle=False, verbose=0, callbacks=[before_end]).history
+    averages = values(model.network.trainable_variables) if inner.use_ema else []
+    steps = int(keras.ops.convert_to_numpy(inner.iterations))
+    return {"history": history, "weights": weights[-1], "averages": averages, "steps": steps}
+
+
+def values(variables):
+    return [np.asarray(keras.ops.convert_to_numpy(variable)).tolist() for variable in variables]
 
 
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
