@@ -19,5 +19,9 @@ def test_every_config_builds(path):
         "heatmap": (None, None, None, keypoints + 1),
         "offset": (None, None, None, 2 * keypoints),
     }
-    assert network.get_layer("stem_1_conv").filters == 64
-    assert network.get_layer("stage2_t0_conv").filters == config.model.width
+    if config.model.backbone == "hrnet":
+        assert network.get_layer("stem_1_conv").filters == 64
+        assert network.get_layer("stage2_t0_conv").filters == config.model.width
+    else:
+        assert network.get_layer("stage7_block0_project_conv").filters == 320
+        assert network.get_layer("features").output.shape[-1] == config.model.pyramid_channels
