@@ -1,4 +1,4 @@
-"""Print the size of a config's network: parameters and multiply-adds, whole and offset head.
+"""Print the size of a config's network and of its parts: parameters and multiply-adds.
 
 Multiply-adds are those of the convolutions on a square image of `input_size`; the paper calls them GFLOPs.
 Example: dekr info --config configs/coco_w32.yaml
@@ -26,6 +26,20 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(counts))
         return
-    print(f"input          {config.input_size} x {config.input_size}, {len(config.schema)} keypoints")
-    print(f"parameters     {counts['parameters']:,}, offset head {counts['head_parameters']:,}")
-    print(f"multiply-adds  {counts['gmacs']:.2f} G, offset head {counts['head_gmacs']:.2f} G")
+    print(f"{config.input_size} x {config.input_size}, {len(config.schema)} keypoints")
+    print(f"{'':16}{'parameters':>12}{'multiply-adds':>16}")
+    _print_row("network", [counts])
+    shown = None
+    for name, part in counts["parts"].items():
+        group, _, member = name.partition(".")
+        if group != shown:
+            shown = group
+            of_group = [each for other, each in counts["parts"].items() if other.partition(".")[0] == group]
+            _print_row(f"  {group.replace('_', ' ')}", of_group)
+        if member:
+            _print_row(f"    {member}", [part])
+
+
+def _print_row(name, parts):
+    parameters, gmacs = (sum(part[key] for part in parts) for key in ("parameters", "gmacs"))
+    print(f"{name:16}{parameters:12,}{gmacs:14.3f} G")

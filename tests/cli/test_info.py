@@ -11,13 +11,28 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_for_people(capsys, monkeypatch):
-    counts = {"parameters": 29_561_182, "gmacs": 45.3851, "head_parameters": 221_068, "head_gmacs": 3.593}
+    sizes = {
+        "backbone.stem": (10_000, 0.5),
+        "backbone.stage1": (28_000_000, 1.25),
+        "heatmap_head": (5, 0.125),
+        "offset_head.transition": (1, 2.0),
+        "offset_head.final": (2, 0.0005),
+    }
+    parts = {name: dict(zip(("parameters", "gmacs"), size, strict=True)) for name, size in sizes.items()}
+    counts = {"parameters": 28_010_008, "gmacs": 3.8755, "head_parameters": 3, "head_gmacs": 2.0005, "parts": parts}
     monkeypatch.setattr("dekr_tf.models.complexity.count_complexity", lambda config: counts)
     assert main(["info", "--config", str(CONFIGS / "coco_w32.yaml")]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "input          512 x 512, 17 keypoints",
-        "parameters     29,561,182, offset head 221,068",
-        "multiply-adds  45.39 G, offset head 3.59 G",
+        "512 x 512, 17 keypoints",
+        "                  parameters   multiply-adds",
+        "network           28,010,008         3.876 G",
+        "  backbone        28,010,000         1.750 G",
+        "    stem              10,000         0.500 G",
+        "    stage1        28,000,000         1.250 G",
+        "  heatmap head             5         0.125 G",
+        "  offset head              3         2.001 G",
+        "    transition             1         2.000 G",
+        "    final                  2         0.001 G",
     ]
 
 
@@ -28,7 +43,12 @@ def test_for_programs(tmp_path, capsys):
         words = ["info", "--config", str(tmp_path / "config.yaml"), "--json", f"input_size={size}"]
         assert main(words) == 0
         counts.append(json.loads(capsys.readouterr().out))
-    assert set(counts[0]) == {"parameters", "gmacs", "head_parameters", "head_gmacs"}
+    assert set(counts[0]) == {"parameters", "gmacs", "head_parameters", "head_gmacs", "parts"}
+    assert list(counts[0]["parts"]) == [
+        *(f"backbone.{part}" for part in ("stem", "stage1", "stage2", "stage3", "stage4")),
+        "heatmap_head",
+        *(f"offset_head.{part}" for part in ("transition", "blocks", "final")),
+    ]
     assert counts[0]["parameters"] == counts[1]["parameters"]
     assert counts[1]["gmacs"] == pytest.approx(4 * counts[0]["gmacs"])
 
