@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from dekr_tf.config import Config
@@ -36,6 +37,24 @@ def test_round_trip(tmp_path, config):
     assert sidecar.schema == config.schema
     assert (sidecar.model, sidecar.decoder, sidecar.input_size) == (config.model, config.decoder, config.input_size)
     assert sidecar.mean == (0.485, 0.456, 0.406)
+
+
+def test_images_are_normalised_as_the_backbone_learned_them(model):
+    lite0 = Sidecar.from_config(Config(model={"backbone": "efficientnet_lite0"}))
+    write_sidecar(lite0, model)
+    assert read_sidecar(model) == lite0
+    values = (np.array([0, 127, 255]) / 255 - lite0.mean) / lite0.std
+    np.testing.assert_allclose(values, [-127 / 128, 0, 1], atol=1e-12)
+
+
+def test_a_sidecar_of_before_there_were_backbones(model):
+    path = sidecar_path(model)
+    values = json.loads(path.read_text())
+    for name in ("backbone", "stem_channels", "stage1_channels", "pyramid_channels"):
+        del values["model"][name]
+    assert "heatmap_channels" not in values["model"]
+    path.write_text(json.dumps(values))
+    assert read_sidecar(model) == Sidecar.from_config(Config())
 
 
 def test_missing(tmp_path):

@@ -68,8 +68,19 @@ def test_settings_may_stand_anywhere(words, capsys, monkeypatch):
     assert [(config.input_size, config.model.width) for config in asked] == [(640, 48)]
 
 
-def test_bad_settings(capsys):
-    assert main(["info", "--config", str(CONFIGS / "coco_w32.yaml"), "input_size=500"]) == 2
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        (["input_size=500"], "Received: 500"),
+        (["model.backbone=resnet"], "Received: 'resnet'"),
+        (
+            ["model.backbone=efficientnet_lite0", "model.width=16"],
+            "model.backbone efficientnet_lite0 has no width. Received: 16",
+        ),
+    ],
+)
+def test_bad_settings(capsys, settings, end):
+    assert main(["info", "--config", str(CONFIGS / "coco_w32.yaml"), *settings]) == 2
     output, errors = capsys.readouterr()
     assert output == ""
-    assert errors.startswith("dekr info: error: ") and errors.endswith("Received: 500\n") and errors.count("\n") == 1
+    assert errors.startswith("dekr info: error: ") and errors.endswith(f"{end}\n") and errors.count("\n") == 1

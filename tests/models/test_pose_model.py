@@ -19,6 +19,7 @@ from dekr_tf.models.pose_model import FindCenters, build_pose_model
 from dekr_tf.sidecar import Sidecar
 
 TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 #: Pixels, scores.
 COORDINATES, SCORES = 1e-3, 1e-5
@@ -40,10 +41,10 @@ def graphs():
     tf.config.run_functions_eagerly(True)
 
 
-def build(**settings):
+def build(backbone=TINY, **head):
     """A network with random weights that finds centers everywhere, and its sidecar."""
     keras.utils.set_random_seed(0)
-    config = Config(keypoints=ANIMAL, input_size=64, model={**TINY, **settings.pop("model", {})}, **settings)
+    config = Config(keypoints=ANIMAL, input_size=64, model={**backbone, "offset_head": head})
     model = build_dekr(config.model, config.schema)
     for layer in model.layers:
         if hasattr(layer, "offset_bias"):
@@ -65,6 +66,16 @@ def build(**settings):
 @pytest.fixture(scope="module")
 def network():
     return build()
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return build(LITE0)
+
+
+@pytest.fixture(params=["network", "lite0"])
+def any_network(request):
+    return request.getfixturevalue(request.param)
 
 
 def images_of(count, height, width):
@@ -106,8 +117,8 @@ def check(poses, expected):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_same_as_the_dense_maps(network, flip):
-    model, sidecar = network
+def test_same_as_the_dense_maps(any_network, flip):
+    model, sidecar = any_network
     images = images_of(2, 64, 96)
     poses = build_pose_model(model, sidecar, flip=flip)(images)
     assert poses["keypoints"].shape == (2, 30, 4, 2)
@@ -146,8 +157,7 @@ def test_several_scales_and_matching_are_the_same_either_way(network, flip, opti
 
 
 def test_branches_in_another_order_of_keypoints():
-    head = {"branches": [["tail", "nose"], ["right"], ["left"]], "channels": 12}
-    model, sidecar = build(model={"offset_head": head})
+    model, sidecar = build(branches=[["tail", "nose"], ["right"], ["left"]], channels=12)
     images = images_of(1, 64, 64)
     poses = build_pose_model(model, sidecar, flip=True)(images)
     assert check(poses, dense_poses(model, sidecar, images, True))[0] > 5
@@ -211,8 +221,18 @@ def test_other_engines_do(network):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=COORDINATES)
 
 
-def test_calls_of_several_threads_do_not_disturb_each_other(network, graphs):
-    graph = tf.function(build_pose_model(*network), input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
+def test_sums_of_efficientnet(lite0):
+    # Each block with a shortcut, each level of the pyramid but the coarsest, and the unit of the heatmap head.
+    _, subtracted, fusible = sums_of(build_pose_model(*lite0))
+    assert (len(subtracted), len(fusible)) == (1 + 1 + 2 + 2 + 3 + 3 + 1, 0)
+    added, subtracted, fusible = sums_of(build_pose_model(*lite0, fusible=True))
+    assert (len(added), len(subtracted), len(fusible)) == (13, 0, 13)
+
+
+def test_calls_of_several_threads_do_not_disturb_each_other(any_network, graphs):
+    graph = tf.function(
+        build_pose_model(*any_network), input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)]
+    )
     images = [images_of(1, *size) for size in ((64, 64), (64, 96), (96, 64), (96, 128), (128, 64))]
     expected = [graph(image) for image in images]
 
