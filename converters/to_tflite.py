@@ -64,8 +64,9 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
 
     Args:
         model: of `convert`.
-        precision: `float16`: weights of convolutions; `dynamic_int8`: weights of backbone and heatmap head (not of
-            depthwise convolutions), whose inputs are quantized as they come; `int8`: weights and activations of these, with ranges from `calibration`.
+        precision: `float16`: weights of convolutions; `dynamic_int8`: weights of backbone and heatmap head, but for
+            depthwise convolutions, whose inputs are quantized as they come; `int8`: weights and activations of backbone
+            and heatmap head, with ranges from `calibration`.
         calibration: for each signature, inputs by name; needed for `int8`.
     """
     from litert_quantizer import calibrator, qtyping, quantizer

@@ -309,10 +309,10 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], source: str)
             key = ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
                 problems.append(f"unknown key {key}")
-            elif key:
-                problems.append(f"{key}: {problem['msg']}. Received: {problem['input']!r}")
-            else:
+            elif problem["type"] == "value_error":  # One of our validators; it names the key and the value.
                 problems.append(problem["msg"].removeprefix("Value error, "))
+            else:
+                problems.append(f"{key}: {problem['msg']}. Received: {problem['input']!r}")
         raise InputError(f"{source}: {'; '.join(problems)}") from error
 
 

@@ -85,9 +85,9 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
         ("model: {backbone: resnet}", "model.backbone: .*'hrnet' or 'efficientnet_lite0'. Received: 'resnet'"),
         (
             "model: {backbone: efficientnet_lite0, width: 16}",
-            "model.backbone efficientnet_lite0 has no width. Received: 16",
+            "yaml: model.backbone efficientnet_lite0 has no width. Received: 16$",
         ),
-        ("model: {pyramid_channels: 32}", "model.backbone hrnet has no pyramid_channels. Received: 32"),
+        ("model: {pyramid_channels: 32}", "yaml: model.backbone hrnet has no pyramid_channels. Received: 32$"),
         ("model: {stem_channels: 0}", "model.stem_channels: .*greater than 0. Received: 0"),
         ("decoder: {nms_keypoints: -1}", "decoder.nms_keypoints: .*Received: -1"),
         ("keypoints: horse", "skeleton: expected coco, crowdpose"),

@@ -4,7 +4,7 @@ Layer names follow the structure, since checkpoints are matched by them: `stage3
 convolution of the second block of stage 3.
 """
 
-from keras import layers
+from keras import initializers, layers
 
 from dekr_tf.layers.batch_norm import FusedBatchNorm
 from dekr_tf.layers.resize import Enlarge
@@ -100,8 +100,10 @@ def _conv_bn(x, filters, name, *, kernel_size=1, strides=1, activation=True):
 
 
 def _depthwise_bn(x, name, kernel_size, strides=1, *, activation=True):
+    # What He's rule asks for: to Keras, all channels are inputs of a depthwise convolution, but each output sees one.
+    initializer = initializers.VarianceScaling(2.0, "fan_out")
     conv = layers.DepthwiseConv2D(
-        kernel_size, strides, "same", use_bias=False, depthwise_initializer="he_normal", name=f"{name}_conv"
+        kernel_size, strides, "same", use_bias=False, depthwise_initializer=initializer, name=f"{name}_conv"
     )
     return _batch_norm(conv(x), name, activation)
 

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 OLD_RUNTIME = ROOT / ".venv" / "tflite-runtime" / "bin" / "python"
 
 TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 
 #: Pixels of the photo; scores.
@@ -40,10 +41,10 @@ COORDINATES, SCORES = 2e-3, 1e-5
 PHOTOS = drawn_photos(2)
 
 
-def build():
+def build(backbone=TINY):
     """A network with random weights that finds people of odd shapes everywhere, and its sidecar."""
     keras.utils.set_random_seed(0)
-    config = Config(keypoints=ANIMAL, input_size=64, model=TINY)
+    config = Config(keypoints=ANIMAL, input_size=64, model=backbone)
     model = build_dekr(config.model, config.schema)
     for layer in model.layers:
         if hasattr(layer, "offset_bias"):
@@ -61,8 +62,12 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def export(network, tmp_path_factory):
-    """Exports the network once for each set of settings; returns the path."""
+def lite0():
+    return build(LITE0)
+
+
+def exporter(network, tmp_path_factory):
+    """Exports a network once for each set of settings; returns the path."""
     made = {}
 
     def make(form, *, calibrate=False, **artifact):
@@ -76,13 +81,23 @@ def export(network, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def export(network, tmp_path_factory):
+    return exporter(network, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def export_lite0(lite0, tmp_path_factory):
+    return exporter(lite0, tmp_path_factory)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def convert_once():
     """Converting takes seconds, and all precisions begin with the same file."""
     convert, known = to_tflite.convert, {}
 
     def cached(graph, sizes, input_type):
-        key = str([[layer.name for layer in graph.layers], sizes, input_type])
+        key = str([[layer.name for layer in graph.layers], graph.count_params(), sizes, input_type])
         if key not in known:
             known[key] = convert(graph, sizes, input_type)
         return known[key]
@@ -113,8 +128,22 @@ def any_difference(monkeypatch):
     ids=str,
 )
 def test_poses_are_those_of_keras(network, export, form, artifact):
-    path = export(form, **artifact)
-    model, sidecar = network
+    check_poses(export(form, **artifact), *network, artifact)
+
+
+@pytest.mark.parametrize(
+    ("form", "artifact"),
+    [
+        ("tflite", {"graph": "maps", "input_sizes": ((64, 64),)}),
+        ("onnx", {"graph": "poses"}),
+    ],
+    ids=str,
+)
+def test_poses_of_efficientnet_are_those_of_keras(lite0, export_lite0, form, artifact):
+    check_poses(export_lite0(form, **artifact), *lite0, artifact)
+
+
+def check_poses(path, model, sidecar, artifact):
     expected = keras_detector(model, sidecar.model_copy(update={"artifact": Artifact(**artifact)}))
     detector = PoseDetector(path)
     assert read_sidecar(path).artifact == Artifact(**artifact)
@@ -190,9 +219,10 @@ def test_batch_normalisation_is_folded(export):
     assert not {"VAR_HANDLE", "READ_VARIABLE", "RSQRT", "MUL", "SUB"} & set(counts)
 
 
-def test_maps_run_in_one_piece_on_the_delegate(export):
+@pytest.mark.parametrize("backbone", ["export", "export_lite0"])
+def test_maps_run_in_one_piece_on_the_delegate(backbone, request):
     """No operator is left for LiteRT's own kernels, and TensorFlow's rules find none that a GPU would not take."""
-    path = export("tflite", graph="maps", input_sizes=((64, 64),))
+    path = request.getfixturevalue(backbone)("tflite", graph="maps", input_sizes=((64, 64),))
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     operators = interpreter._get_ops_details()
@@ -210,11 +240,11 @@ def test_sizes_share_their_weights(export):
     assert two < 1.5 * one
 
 
-def constants(path):
+def constants(path, operator="CONV_2D"):
     """Types of the weights of a model's convolutions, and of its inputs and outputs."""
     interpreter = Interpreter(str(path))
     types = {each["index"]: each["dtype"] for each in interpreter.get_tensor_details()}
-    kernels = [types[each["inputs"][1]] for each in interpreter._get_ops_details() if each["op_name"] == "CONV_2D"]
+    kernels = [types[each["inputs"][1]] for each in interpreter._get_ops_details() if each["op_name"] == operator]
     ends = interpreter.get_input_details() + interpreter.get_output_details()
     return kernels, {each["dtype"] for each in ends}
 
@@ -233,6 +263,28 @@ def test_precisions(export, any_difference, precision):
     best, other = expected.keypoints[0], poses.keypoints
     nearest = np.linalg.norm(other[..., :2] - best[:, :2], axis=-1).mean(axis=1).min()
     assert 0 < nearest < (0.5 if precision == "float16" else 20)
+
+
+@pytest.mark.parametrize("precision", ["float16", "dynamic_int8", "int8"])
+def test_precisions_of_efficientnet(export_lite0, any_difference, precision):
+    """In each the maps run in one piece on the delegate, which has no depthwise convolution for `dynamic_int8`."""
+    path = export_lite0(
+        "tflite", graph="maps", input_sizes=((64, 64),), precision=precision, calibrate=precision == "int8"
+    )
+    counts = operators(path)
+    # The blocks' and the pyramid's.
+    assert counts["DEPTHWISE_CONV_2D"] == 16 + 4
+    kernels, _ = constants(path, "DEPTHWISE_CONV_2D")
+    assert set(kernels) == {np.int8 if precision == "int8" else np.float32}
+    kernels, _ = constants(path)
+    if precision == "float16":  # An operator of its own widens the weights of each convolution.
+        assert counts["DEQUANTIZE"] == counts["CONV_2D"] + counts["DEPTHWISE_CONV_2D"]
+    else:
+        assert sorted(kernel.__name__ for kernel in kernels) == ["float32"] * 2 + ["int8"] * (counts["CONV_2D"] - 2)
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    (delegate,) = [each for each in interpreter._get_ops_details() if each["op_name"] == "DELEGATE"]
+    assert {each["index"] for each in interpreter.get_output_details()} <= set(delegate["outputs"])
 
 
 def test_encoded_images_of_any_sizes(network, export):

@@ -50,6 +50,13 @@ def test_the_backbone_has_the_names_that_it_has_in_the_whole(network):
         assert [v.shape for v in layer.weights] == [v.shape for v in whole[layer.name].weights]
 
 
+def test_untrained_kernels_keep_the_scale(network):
+    """Twice the variance over the inputs that an output sees (He et al., ICCV 2015)."""
+    for name, inputs in (("depthwise", 25), ("project", 1152)):
+        kernel = network.get_layer(f"stage6_block1_{name}_conv").kernel
+        assert np.std(kernel) == pytest.approx((2 / inputs) ** 0.5, rel=0.02)
+
+
 def slow_pyramid(levels, weights):
     """The pyramid in NumPy; `weights` gives those of a layer."""
 
