@@ -134,23 +134,27 @@ def _at_every_cell(offsets):
 def _convolve(x, kernel, rows, fy, fx, inside):
     del inside
     x, kernel = _pad_channels(x, kernel)
-    return _sum_of_taps(_map_reader(x, rows), kernel, fy, fx)
+    # What one tap reads of a whole map fills the cache.
+    return _sum_of_taps(_map_reader(x, rows), kernel, fy, fx, taps_at_once=1)
 
 
 @compiled
 def _convolve_at(table, kernel, rows, fy, fx, width):
     table, kernel = _pad_channels(table, kernel)
-    return _sum_of_taps(_corner_reader(table, rows, width), kernel, fy, fx)
+    return _sum_of_taps(_corner_reader(table, rows, width), kernel, fy, fx, taps_at_once=len(GRID))
 
 
-def _sum_of_taps(read, kernel, fy, fx):
-    """What the nine taps read, times the kernel: (G, N, F)."""
+def _sum_of_taps(read, kernel, fy, fx, taps_at_once):
+    """What the taps read, times the kernel: (G, N, F)."""
     branches, _, channels, _ = kernel.shape
+    kernel = ops.transpose(kernel, (1, 0, 2, 3))
     total = 0.0
-    for tap in range(len(GRID)):
-        value, right, down, cross = read(tap)
-        sampled = value + fx[tap] * right + fy[tap] * (down + fx[tap] * cross)
-        total += ops.matmul(ops.reshape(sampled, (branches, -1, channels)), kernel[:, tap])
+    for first in range(0, len(GRID), taps_at_once):
+        taps = slice(first, first + taps_at_once)
+        value, right, down, cross = read(taps)
+        sampled = value + fx[taps] * right + fy[taps] * (down + fx[taps] * cross)
+        sampled = ops.reshape(sampled, (taps_at_once, branches, -1, channels))
+        total += ops.sum(ops.matmul(sampled, kernel[taps]), axis=0)
     return total
 
 
@@ -159,16 +163,14 @@ def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
     real_channels = x.shape[-1]
     x, kernel = _pad_channels(x, kernel)
     branches, batch, height, width, channels = ops.shape(x)
-    padded_height, padded_width = height + 3, width + 3
-    scattered = ops.zeros((branches * batch * padded_height * padded_width, 4 * channels), x.dtype)
-    all_rows = _table_rows(rows, batch * padded_height * padded_width)
-
-    def scatter(tap, corners):
-        nonlocal scattered
-        scattered = scatter_add_rows(scattered, all_rows[tap], ops.concatenate(corners, axis=1))
-
     upstream = ops.reshape(upstream, (branches, batch * height * width, kernel.shape[-1]))
-    d_offsets, d_kernel = _gradients_of_taps(_map_reader(x, rows), scatter, kernel, upstream, fy, fx, inside)
+    corners, d_offsets, d_kernel = _gradients_of_taps(_map_reader(x, rows), kernel, upstream, fy, fx, inside, 1)
+    padded_height, padded_width = height + 3, width + 3
+    size = batch * padded_height * padded_width
+    scattered = ops.zeros((branches * size, 4 * channels), x.dtype)
+    rows = _table_rows(rows, size)
+    for tap, corners_of_tap in enumerate(corners):
+        scattered = scatter_add_rows(scattered, rows[tap], ops.concatenate(corners_of_tap, axis=-1)[0])
     scattered = ops.reshape(scattered, (branches, batch, padded_height, padded_width, 4, channels))
     # Row r of the padded map is row r - 1 of the map; what was put on a cell belongs to the cell and its neighbours.
     d_x = sum(
@@ -184,43 +186,43 @@ def _convolve_gradients_at(table, kernel, upstream, rows, fy, fx, inside, width)
     real_channels = table.shape[-1]
     table, kernel = _pad_channels(table, kernel)
     branches, size, channels = ops.shape(table)
-    scattered = ops.zeros((branches * size, channels), table.dtype)
-    all_rows = _table_rows(rows, size)
-
-    def scatter(tap, corners):
-        nonlocal scattered
-        for step, corner in zip(_corner_steps(width), corners, strict=True):
-            scattered = scatter_add_rows(scattered, all_rows[tap] + step, corner)
-
     read = _corner_reader(table, rows, width)
-    d_offsets, d_kernel = _gradients_of_taps(read, scatter, kernel, upstream, fy, fx, inside)
-    d_table = ops.reshape(scattered, (branches, size, channels))
+    (corners,), d_offsets, d_kernel = _gradients_of_taps(read, kernel, upstream, fy, fx, inside, len(GRID))
+    d_table = ops.zeros((branches * size, channels), table.dtype)
+    rows = _table_rows(rows, size)
+    for step, corner in zip(_corner_steps(width), corners, strict=True):
+        d_table = scatter_add_rows(d_table, ops.reshape(rows + step, (-1,)), ops.reshape(corner, (-1, channels)))
+    d_table = ops.reshape(d_table, (branches, size, channels))
     return d_table[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
 
 
-def _gradients_of_taps(read, scatter, kernel, upstream, fy, fx, inside):
-    """Gradients for the offsets (G, N, 6) and the kernel; `scatter` gets those for the four corners of each tap."""
+def _gradients_of_taps(read, kernel, upstream, fy, fx, inside, taps_at_once):
+    """Gradients for the four corners of taps, (taps at once, G N, C) each, for offsets (G, N, 6) and the kernel."""
     branches, _, channels, _ = kernel.shape
+    kernel = ops.transpose(kernel, (1, 0, 3, 2))
     upstream_by_filter = ops.transpose(upstream, (0, 2, 1))
     ones = ops.ones((channels, 1), upstream.dtype)
-    d_kernel = []
-    d_positions = []
-    for tap in range(len(GRID)):
-        value, right, down, cross = read(tap)
-        step_right, step_down = right + fy[tap] * cross, down + fx[tap] * cross
-        sampled = ops.reshape(value + fx[tap] * right + fy[tap] * step_down, (branches, -1, channels))
+    corners, d_kernel, d_positions = [], [], []
+    for first in range(0, len(GRID), taps_at_once):
+        taps = slice(first, first + taps_at_once)
+        value, right, down, cross = read(taps)
+        step_right, step_down = right + fy[taps] * cross, down + fx[taps] * cross
+        sampled = value + fx[taps] * right + fy[taps] * step_down
+        sampled = ops.reshape(sampled, (taps_at_once, branches, -1, channels))
         d_kernel.append(ops.matmul(upstream_by_filter, sampled))
-        d_sampled = ops.matmul(upstream, ops.transpose(kernel[:, tap], (0, 2, 1)))
-        d_sampled = ops.reshape(d_sampled, (-1, channels))
+        d_sampled = ops.reshape(ops.matmul(upstream, kernel[taps]), (taps_at_once, -1, channels))
         # Summed over channels by a product with ones, which is vectorised.
-        d_positions += [ops.matmul(d_sampled * each, ones) * inside[tap] for each in (step_down, step_right)]
-        lower = fy[tap] * d_sampled
+        along = [ops.matmul(d_sampled * each, ones) * inside[taps] for each in (step_down, step_right)]
+        d_positions.append(ops.concatenate(along, axis=-1))
+        lower = fy[taps] * d_sampled
         upper = d_sampled - lower
-        scatter(tap, (upper - fx[tap] * upper, fx[tap] * upper, lower - fx[tap] * lower, fx[tap] * lower))
+        corners.append((upper - fx[taps] * upper, fx[taps] * upper, lower - fx[taps] * lower, fx[taps] * lower))
     # A product with the grid, and not sums of multiples: a compiler would repeat each tap's work for every multiple.
     to_offsets = [row for y, x in GRID for row in ((y, x, 0, 0, 1, 0), (0, 0, y, x, 0, 1))]
-    d_offsets = ops.matmul(ops.concatenate(d_positions, axis=1), ops.convert_to_tensor(to_offsets, upstream.dtype))
-    return ops.reshape(d_offsets, (branches, -1, 6)), ops.transpose(ops.stack(d_kernel, axis=1), (0, 1, 3, 2))
+    d_positions = ops.reshape(ops.transpose(ops.concatenate(d_positions), (1, 0, 2)), (-1, 2 * len(GRID)))
+    d_offsets = ops.matmul(d_positions, ops.convert_to_tensor(to_offsets, upstream.dtype))
+    d_kernel = ops.transpose(ops.concatenate(d_kernel), (1, 0, 3, 2))
+    return corners, ops.reshape(d_offsets, (branches, -1, 6)), d_kernel
 
 
 def _pad_channels(x, kernel):
@@ -231,7 +233,7 @@ def _pad_channels(x, kernel):
 
 
 def _map_reader(x, rows):
-    """Reads what a tap needs of whole maps: (G N, C) value, step to the right, step down, and their cross term.
+    """Reads what taps need of whole maps: (T, G N, C) value, step to the right, step down, and their cross term.
 
     With fractions fy, fx the value between pixels is `value + fx right + fy (down + fx cross)`: half the products of
     weighting four corners, and one index for all four, in maps of differences.
@@ -241,7 +243,7 @@ def _map_reader(x, rows):
         rows: (9, G, N) of `_taps`.
 
     Returns:
-        A function of the tap's number.
+        A function of a slice of the T taps.
     """
     padded = ops.pad(x, ((0, 0), (0, 0), (1, 3), (1, 3), (0, 0)))
     right = padded[:, :, :, 1:] - padded[:, :, :, :-1]
@@ -251,7 +253,7 @@ def _map_reader(x, rows):
     maps = [ops.reshape(each, (-1, x.shape[-1])) for each in maps]
     _, batch, height, width, _ = ops.shape(x)
     rows = _table_rows(rows, batch * (height + 3) * (width + 3))
-    return lambda tap: [gather_rows(each, rows[tap]) for each in maps]
+    return lambda taps: [_gather(each, rows[taps]) for each in maps]
 
 
 def _corner_reader(table, rows, width):
@@ -259,11 +261,16 @@ def _corner_reader(table, rows, width):
     rows = _table_rows(rows, table.shape[1])
     table = ops.reshape(table, (-1, table.shape[-1]))
 
-    def read(tap):
-        value, right, down, cross = (gather_rows(table, rows[tap] + step) for step in _corner_steps(width))
+    def read(taps):
+        value, right, down, cross = (_gather(table, rows[taps] + step) for step in _corner_steps(width))
         return value, right - value, down - value, cross - down - right + value
 
     return read
+
+
+def _gather(table, rows):
+    """Rows (T, M, C) of (R, C) at (T, M)."""
+    return ops.reshape(gather_rows(table, ops.reshape(rows, (-1,))), (*ops.shape(rows), table.shape[-1]))
 
 
 def _corner_steps(width):
