@@ -49,6 +49,8 @@ setup(
         # For the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
         # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
         "torch": ["torch>=2.6"],
+        # Another backend of Keras to train on.
+        "jax": ["jax>=0.5"],
         "dev": [
             *TRAIN,
             *TENSORFLOW_CPU,

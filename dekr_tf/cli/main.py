@@ -47,6 +47,7 @@ TIERS = {
     "tensorflow_serving": "serving",
     "urllib3": "serving",
     "torch": "torch",
+    "jax": "jax",
 }
 
 

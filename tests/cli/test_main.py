@@ -142,6 +142,7 @@ def test_a_reader_that_has_had_enough():
         ("tensorflow", "tensorflow", "dekr-tf[train]"),
         ("keras.src.ops", "keras", "dekr-tf[train]"),
         ("onnxruntime", "onnxruntime", "dekr-tf[export]"),
+        ("jax", "jax", "dekr-tf[jax]"),
         ("cv2", "cv2", "dekr-tf"),
     ],
 )

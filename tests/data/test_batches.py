@@ -79,6 +79,19 @@ def test_equal_those_of_tf_data(mixed, workers):
         assert_same_batch(resumed[number], expected[1][number])
 
 
+def test_batches_in_parts(mixed):
+    """Each batch comes in parts of equal size, in the same order, to one device or to two."""
+    data = open_training_data(mixed)
+    whole = [image for image, _ in train_dataset(data, mixed)]
+    parted = mixed.model_copy(update={"training": mixed.training.model_copy(update={"accumulation": 2})})
+    batches = TrainingBatches(data, parted)
+    assert len(batches) == 2 * len(whole)
+    for dataset in (train_dataset(data, parted), map(batches.__getitem__, range(len(batches)))):
+        parts = [image for image, _ in dataset]
+        assert [len(part) for part in parts] == [1] * 2 * len(whole)
+        np.testing.assert_array_equal(np.concatenate(parts), np.concatenate(whole))
+
+
 def test_epochs_that_were_not_gone_through_do_not_count(mixed):
     batches = TrainingBatches(open_training_data(mixed), mixed)
     first = batches[0][0]
