@@ -25,6 +25,8 @@ class PersonLabels:
         keypoints: (K, 3) float64: x, y in pixels of the stored image, visibility (0 unlabelled, 1 occluded, 2 visible).
         box: left, top, width, height in pixels; that of the labelled keypoints where the file has none.
         area: square pixels; 0 for a person without any extent.
+        num_keypoints: as in the file; the number of labelled keypoints where the file has none. CrowdPose's files leave
+            head and neck out of the count, so a person may have 0 and labelled keypoints.
         category_id: a number or a text; 1 where the file has none.
         crowd: whether the annotation covers a crowd.
         segmentation: as in the file.
@@ -34,6 +36,7 @@ class PersonLabels:
     keypoints: np.ndarray
     box: tuple[float, float, float, float]
     area: float
+    num_keypoints: int
     category_id: int | str
     crowd: bool
     segmentation: Any
@@ -43,6 +46,11 @@ class PersonLabels:
     def labelled(self) -> bool:
         """Whether it is one person with at least one labelled keypoint."""
         return not self.crowd and bool((self.keypoints[:, 2] > 0).any())
+
+    @property
+    def scored(self) -> bool:
+        """Whether the metrics of COCO and CrowdPose count the person as found or missed; the others are ignored."""
+        return not self.crowd and self.num_keypoints > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +90,7 @@ def read_labels(
     An annotation is a person if it has `keypoints`, or shares its `category_id` with one that has; without them, no
     keypoint of the person is labelled. Annotations of other categories are left out. A person's area is `area`; where
     that is missing or zero, 0.53 of the area of `bbox`, and of the box around the labelled keypoints where that is
-    missing or empty too.
+    missing or empty too. Its `num_keypoints` is believed, whatever the visibilities say, as the toolkits do.
 
     Args:
         source: path of the JSON file, or its content.
@@ -224,6 +232,13 @@ def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> P
         raise InputError(f"{where}: expected a finite number as area. Received: {received(area)}")
     if not area or area < 0:
         area = AREA_PER_BOX * (numbers[2] * numbers[3] or around[2] * around[3])
+    num_keypoints = entry.get("num_keypoints")
+    if num_keypoints is None:
+        num_keypoints = (keypoints[:, 2] > 0).sum()
+    elif not is_finite_number(num_keypoints) or num_keypoints < 0 or num_keypoints % 1:
+        raise InputError(
+            f"{where}: expected a whole number from 0 on as num_keypoints. Received: {received(num_keypoints)}"
+        )
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise InputError(f"{where}: expected 0 or 1 as iscrowd. Received: {received(crowd)}")
@@ -231,6 +246,7 @@ def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> P
         keypoints=keypoints,
         box=tuple(numbers.tolist()),
         area=float(area),
+        num_keypoints=int(num_keypoints),
         category_id=category,
         crowd=bool(crowd),
         segmentation=entry.get("segmentation"),

@@ -65,6 +65,26 @@ def test_area_falls_back_to_the_box_and_then_to_the_keypoints(person, box, area)
     assert read.area == pytest.approx(area)
 
 
+@pytest.mark.parametrize(
+    ("person", "number"),
+    [
+        (PERSON, 2),
+        (without(keypoints=[4, 5, 2, 0, 0, 0]), 1),
+        (without(num_keypoints=None), 2),
+        (without(num_keypoints=1), 1),
+        (without(num_keypoints=2.0), 2),
+        (without(num_keypoints=0), 0),
+        (without(num_keypoints=5, keypoints=[0] * 6), 5),
+    ],
+)
+def test_num_keypoints_is_believed_and_counted_where_it_is_missing(person, number):
+    (read,) = read_labels(content(person), PAIR)[0].people
+    assert read.num_keypoints == number
+    assert read.scored == (number > 0)
+    assert read.labelled == any(person["keypoints"])
+    assert not read_labels(content(person | {"iscrowd": 1}), PAIR)[0].people[0].scored
+
+
 @pytest.mark.parametrize("keypoints", [{}, {"keypoints": None}, {"keypoints": []}])
 def test_people_without_keypoints_are_unlabelled_and_other_things_are_left_out(keypoints):
     unlabelled = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2, 2]} | keypoints
@@ -126,6 +146,9 @@ BAD = {
     "infinite box": (content(without(bbox=[1, 2, 3, float("-inf")])), "annotation 4: expected as bbox left, top"),
     "negative box": (content(without(bbox=[9, 9, -5, -5])), "width, height. Received: [9, 9, -5, -5]"),
     "text as box": (content(without(bbox="x")), "height. Received: x"),
+    "negative num_keypoints": (content(without(num_keypoints=-1)), "from 0 on as num_keypoints. Received: -1"),
+    "half a keypoint": (content(without(num_keypoints=1.5)), "annotation 4: expected a whole number from 0 on as num_"),
+    "text as num_keypoints": (content(without(num_keypoints="2")), "as num_keypoints. Received: '2'"),
     "text as crowd": (content(without(iscrowd="no")), "annotation 4: expected 0 or 1 as iscrowd. Received: 'no'"),
 }
 

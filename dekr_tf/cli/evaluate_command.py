@@ -61,7 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
             results_output.write_text(json.dumps(results) + "\n", encoding="utf-8")
         if output:
             output.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    print(f"images: {len(labels)}, labelled people: {people}")
+    ignored = sum(person.labelled and not person.scored for image in labels for person in image.people)
+    note = f", {ignored} of them ignored: num_keypoints is 0" if ignored and metric != "pck" else ""
+    print(f"images: {len(labels)}, labelled people: {people}{note}")
     if metrics:
         print(f"metric: {metric}, skeleton: {schema.name}")
         print(_table(metrics))

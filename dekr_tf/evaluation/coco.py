@@ -12,8 +12,8 @@ METRICS = STATISTICS
 def evaluate_coco(labels: Sequence[ImageLabels], results: Results, schema: KeypointSchema) -> dict[str, float]:
     """Average precision and recall over OKS thresholds, as pycocotools computes them.
 
-    Every image counts, with its 20 best results. The schema's `oks_sigmas` are used. A person without any extent is not
-    scored.
+    Every image counts, with its 20 best results. The schema's `oks_sigmas` are used. A person without any extent is
+    ignored, and so is one whose `num_keypoints` is 0 in the file, whatever the visibilities say.
 
     Args:
         labels: of `coco_format.read_labels`; the people of all categories form one class.

@@ -27,7 +27,7 @@ class ErrorAnalysis:
 
     Attributes:
         schema: the skeleton.
-        people: number of labelled people.
+        people: number of labelled people whom the metric counts.
         poses: number of results.
         matched: number of poses that belong to a labelled person.
         counts: (K, 5) int, labelled keypoints of the matched people by kind, in the order of `KINDS`.
@@ -125,7 +125,7 @@ def analyze_errors(
     errors = (JITTER, INVERSION, SWAP, MISS)
     return ErrorAnalysis(
         schema=schema,
-        people=sum(person.labelled for image in labels for person in image.people),
+        people=sum(person.scored for image in labels for person in image.people),
         poses=len(comparison.poses),
         matched=len(pairs),
         counts=np.stack([(kinds == kind).sum(axis=0) for kind in range(len(KINDS))], axis=-1),

@@ -38,7 +38,7 @@ class Comparison:
             score) and `score`. `category_id` is not read.
         schema: the skeleton of both.
         area: the area of a person in square pixels that OKS and size ranges are measured by. A person without any is
-            ignored: neither to be found nor missed.
+            ignored: neither to be found nor missed. So is one whose `num_keypoints` is 0.
 
     Attributes:
         images: ids of the images and the numbers that stand for them; in the order of the ids, as pycocotools walks
@@ -47,8 +47,8 @@ class Comparison:
         poses: the results, as pycocotools takes them, in their order.
 
     Raises:
-        InputError: nobody is labelled; results cannot be read, do not fit the skeleton, or one is of an image that has
-            no labels.
+        InputError: nobody is labelled or scored; results cannot be read, do not fit the skeleton, or one is of an image
+            that has no labels.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Comparison:
         schema: KeypointSchema,
         area: Callable[[PersonLabels], float] = lambda person: person.area,
     ):
-        check_somebody_is_labelled(labels)
+        check_somebody_is_scored(labels)
         # Ids may be numbers, texts or both.
         ids = sorted((image.image_id for image in labels), key=lambda image_id: (isinstance(image_id, str), image_id))
         self.images = {image_id: number for number, image_id in enumerate(ids)}
@@ -108,15 +108,28 @@ class Comparison:
         return scorer
 
 
-def check_somebody_is_labelled(labels: Sequence[ImageLabels]) -> None:
-    """Makes sure that there is something to measure.
+def check_somebody_is_labelled(labels: Sequence[ImageLabels], name: str = "annotations") -> None:
+    """Makes sure that there is something to measure; `name` begins the error.
 
     Raises:
         InputError: no image has a person with labelled keypoints.
     """
     if not any(person.labelled for image in labels for person in image.people):
         raise InputError(
-            f"annotations: expected at least one person with labelled keypoints. Received: none in {len(labels)} images"
+            f"{name}: expected at least one person with labelled keypoints. Received: none in {len(labels)} images"
+        )
+
+
+def check_somebody_is_scored(labels: Sequence[ImageLabels], name: str = "annotations") -> None:
+    """Makes sure that the OKS metrics have somebody to find; `name` begins the error.
+
+    Raises:
+        InputError: nobody is labelled, or everybody's `num_keypoints` is 0.
+    """
+    check_somebody_is_labelled(labels, name)
+    if not any(person.scored for image in labels for person in image.people):
+        raise InputError(
+            f"{name}: expected at least one person with num_keypoints above 0. Received: none in {len(labels)} images"
         )
 
 
@@ -176,8 +189,8 @@ def _person(image: int, person: PersonLabels, area: float) -> Entry:
         "keypoints": person.keypoints.ravel().tolist(),
         "bbox": person.box,
         "area": area,
-        # pycocotools leaves people out who have no keypoints.
-        "num_keypoints": int((person.keypoints[:, 2] > 0).sum()) if area else 0,
+        # pycocotools ignores people whose number is 0.
+        "num_keypoints": person.num_keypoints if area else 0,
         "iscrowd": int(person.crowd),
     }
 

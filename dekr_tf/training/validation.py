@@ -9,6 +9,7 @@ from dekr_tf.coco_format import read_labels
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.evaluator import evaluate_detector
+from dekr_tf.evaluation.scoring import check_somebody_is_scored
 from dekr_tf.images import check_images
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.visualization.drawing import draw_poses
@@ -32,11 +33,7 @@ class ValidationSet:
             raise InputError("expected data.val_images beside data.val_annotations. Received: none")
         self.config = config
         self.labels = read_labels(config.data.val_annotations, config.schema)
-        if not any(person.labelled for image in self.labels for person in image.people):
-            raise InputError(
-                f"annotations {config.data.val_annotations}: expected at least one person with labelled keypoints for "
-                f"validation. Received: {len(self.labels)} images without"
-            )
+        check_somebody_is_scored(self.labels, f"annotations {config.data.val_annotations}")
         self.images = check_images([image.file_name for image in self.labels], config.data.val_images)
 
     def measure(self, detector: PoseDetector) -> float:

@@ -75,6 +75,16 @@ def test_results_file(folder, capsys):
     ]
 
 
+def test_people_whom_the_file_does_not_count_are_named(folder, capsys):
+    content = json.loads((folder / "truth.json").read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 99, "num_keypoints": 0})
+    (folder / "truth.json").write_text(json.dumps(content))
+    (folder / "results.json").write_text("[]")
+    assert evaluate(folder, "--results", folder / "results.json", "--config", folder / "stick.yaml") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "images: 2, labelled people: 2, 1 of them ignored: num_keypoints is 0"
+
+
 def test_sizes_without_people_are_a_dash(folder, capsys):
     content = json.loads((folder / "truth.json").read_text())
     content["annotations"][0]["area"] = 10_000

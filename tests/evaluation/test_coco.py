@@ -136,6 +136,20 @@ def test_crowds_and_unlabelled_people_are_neither_found_nor_missed(annotations):
     assert evaluate(annotations, results[:4])["AP"] == pytest.approx(1)
 
 
+def test_num_keypoints_of_the_file_decides_who_is_scored(annotations):
+    large, medium, *others = annotations["annotations"]
+    unlabelled = {"keypoints": [0] * 6, "num_keypoints": 2}
+    annotations["annotations"] = [large | {"num_keypoints": 0}, medium | unlabelled, *others]
+    # Whoever has labels and the number 0 is ignored; whoever has a number and no labels is to be found.
+    everybody = [result(large, 0.9), *(result(entry, 0.8) for entry in others)]
+    assert evaluate(annotations, everybody)["AR"] == pytest.approx(2 / 3)
+    assert evaluate(annotations, everybody[1:])["AR"] == pytest.approx(2 / 3)
+    for person in annotations["annotations"]:
+        person["num_keypoints"] = 0
+    with pytest.raises(InputError, match=r"one person with num_keypoints above 0. Received: none in 2 images$"):
+        evaluate(annotations, everybody)
+
+
 def test_images_without_people_count_their_false_results(annotations):
     annotations["images"].append({"id": 9, "file_name": "c.jpg"})
     false = result(person(0, 9, 0, 0), 0.95)
@@ -205,7 +219,7 @@ def test_equals_plain_pycocotools_on_random_people(schema, tmp_path):
         points[random.random(len(schema)) < 0.3] = 0
         entry = person(number, int(random.integers(1, 9)), *corner, size) | {
             "keypoints": points.ravel().tolist(),
-            "num_keypoints": int((points[:, 2] > 0).sum()),
+            "num_keypoints": int((points[:, 2] > 0).sum()) if number % 5 else 0,
             "area": 0.6 * size**2,
         }
         people.append(entry)

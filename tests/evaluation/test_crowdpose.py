@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -6,6 +9,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.evaluation.crowdpose import METRICS, evaluate_crowdpose
 from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 
+GOLDEN = Path(__file__).parents[1] / "goldens" / "metric_crowdpose.json"
 STICK = KeypointSchema(name="stick", names=("top", "end"), oks_sigmas=(0.5, 0.5))
 
 
@@ -72,6 +76,31 @@ def test_only_the_best_twenty_results_of_an_image_count():
     false = [found(0, 0.5, 10_000)] * 20
     assert evaluate(content, [found(0, 0.1), *false])["AR"] == 0
     assert evaluate(content, [found(0, 0.1), *false[1:]])["AR"] == pytest.approx(1)
+
+
+@pytest.fixture
+def golden():
+    """Made people, and what the toolkit's own code says of them.
+
+    Of 50 people 11 have `num_keypoints` 0 and are no crowd: 6 without labels, and 5 with head and neck alone, which
+    CrowdPose's files leave out of the count. The metrics are those of xtcocotools 1.14.3, `iouType="keypoints_crowd"`,
+    CrowdPose's sigmas, `use_area=False`.
+    """
+    return json.loads(GOLDEN.read_text())
+
+
+def test_numbers_are_those_of_the_toolkit(golden):
+    metrics = evaluate(golden["annotations"], golden["results"], CROWDPOSE)
+    assert metrics == pytest.approx(golden["metrics"], abs=1e-12)
+
+
+def test_visibilities_decide_where_a_file_has_no_num_keypoints(golden):
+    # The toolkit's numbers with num_keypoints set to the number of labelled keypoints; it cannot do without.
+    expected = {"AP": 0.19121642498739524, "APE": 0.2409, "APM": 0.1817, "APH": 0.202, "AR": 0.39459459459459467}
+    for person in golden["annotations"]["annotations"]:
+        del person["num_keypoints"]
+    metrics = evaluate(golden["annotations"], golden["results"], CROWDPOSE)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("index", "message"), [({}, "none"), ({"crowdIndex": "0.3"}, "'0.3'")])

@@ -170,6 +170,18 @@ def test_crowds_are_not_looked_at():
     assert (analysis.people, analysis.matched) == (1, 1)
 
 
+def test_whom_the_file_does_not_count_is_no_match_but_may_be_swapped_with():
+    person = {"image_id": 1, "area": 10_000, "bbox": [0, 0, 100, 100]}
+    first, second = (
+        person | {"keypoints": np.insert(points, 2, 2, axis=1).ravel().tolist()} for points in (FIRST, SECOND)
+    )
+    content = {"images": [{"id": 1}], "annotations": [first, second | {"num_keypoints": 0}]}
+    found = [FIRST[NOSE], SECOND[LEFT], FIRST[RIGHT], FIRST[TAIL]]
+    analysis = analyze_errors(read_labels(content, BODY), [pose(found), pose(SECOND)], BODY)
+    np.testing.assert_array_equal(analysis.counts, counts(nose="good", left="swap", right="good", tail="good"))
+    assert (analysis.people, analysis.matched) == (1, 1)
+
+
 def test_without_poses_there_is_nothing_to_tell():
     analysis = analyze_errors(labels(FIRST), [], BODY)
     assert analysis.shares == dict.fromkeys(KINDS, 0.0)

@@ -196,7 +196,11 @@ def test_validation_sets_that_measure_nothing(config, tmp_path):
     for content, message in [
         (
             empty | {"annotations": [nobody]},
-            r"at least one person with labelled keypoints for validation. Received: 1 images without",
+            r"val.json: expected at least one person with labelled keypoints. Received: none in 1 images",
+        ),
+        (
+            empty | {"annotations": [nobody | {"keypoints": [1, 1, 2] * 2, "num_keypoints": 0}]},
+            r"val.json: expected at least one person with num_keypoints above 0. Received: none in 1 images",
         ),
         ({"images": [], "annotations": []}, "at least one image. Received: an empty list"),
     ]:
