@@ -1,14 +1,19 @@
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
+from dekr_tf.cli.main import build_parser
 from dekr_tf.config import Config, load_config
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import COCO, CROWDPOSE
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+#: The paper's two networks on its two data sets, and its ablations.
+RECIPES = [path for path in CONFIGS if re.match(r"(coco_w32|coco_w48|crowdpose_w)", path.name)]
 
 
 def load(tmp_path, text="", overrides=()):
@@ -36,6 +41,38 @@ def test_every_config_loads_says_how_it_is_run_and_repeats_no_default(path):
         if not key.startswith("keypoints."):
             assert value != defaults.get(key), f"{key} repeats the default"
     assert len(config.schema) >= 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_of_the_paper_is_the_reference_s(path):
+    # IMAGES_PER_GPU of the reference's yaml and the number of GPUs in its README, by the network's width.
+    images, gpus, file = {32: (10, 4, "hrnet_w32-36af842e.pth"), 48: (5, 8, "hrnet_w48-8ef0771d.pth")}[
+        load_config(path).model.width
+    ]
+    header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+    (override,) = re.findall(r"training\.accumulation=\d+", header)
+    config = load_config(path, [override])
+    settings = config.training
+    assert settings.batch_size == images * gpus
+    assert settings.batch_size // settings.accumulation == images
+    assert (settings.learning_rate, settings.offset_loss_weight, settings.schedule) == (1e-3, 0.03, "step")
+    crowdpose = config.schema is CROWDPOSE
+    assert settings.epochs == (300 if crowdpose else 140)
+    assert settings.learning_rate_drops == ((200, 260) if crowdpose else (90, 120))
+    assert f"pretrain_models/{file}\n" in header
+    assert f"dekr import {file} --config configs/{path.name} \\\n" in header
+    assert f"--output {settings.backbone_weights}\n" in header
+    assert re.search("Training picks best.keras on (the test set|val2017)", header)
+    assert "Nobody has run this training here" in header
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_command_line_takes_the_commands_of_every_header(path):
+    text = re.sub(r"\\\n#", " ", path.read_text(encoding="utf-8"))
+    commands = [shlex.split(line) for line in re.findall(r"^#(?: \w+:)? +dekr (.*)$", text, re.MULTILINE)]
+    assert ["train", "--config", f"configs/{path.name}"] in [command[:3] for command in commands]
+    for command in commands:
+        build_parser().parse_args(command)
 
 
 def test_an_empty_file_is_the_defaults(tmp_path):
