@@ -24,7 +24,7 @@ class Settings(BaseModel):
 
 
 class OffsetHeadConfig(Settings):
-    """The offset head's family (paper section 3.2 and Table 5)."""
+    """The offset head's family (paper sections 3.1 and 3.4, Tables 1 and 5)."""
 
     block: Literal["adaptive", "plain"] = "adaptive"
     #: Of the 3x3 convolutions of plain blocks; 5 is what ports without adaptive convolution use.
@@ -144,7 +144,7 @@ class DataConfig(Settings):
 
 
 class TargetConfig(Settings):
-    """What the network is asked for (paper section 3.3 and the reference's heatmap and offset generators)."""
+    """What the network is asked for (paper sections 3.2 and 4.1, and the reference's heatmap and offset generators)."""
 
     #: Gaussian of a keypoint, map pixels.
     heatmap_sigma: Positive = 2.0

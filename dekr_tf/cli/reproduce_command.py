@@ -1,19 +1,22 @@
 """Run what a table of the paper needs, and print our figures beside the paper's.
 
-  dekr reproduce table1                                                        sizes: needs nothing but the code
+  dekr reproduce table1                                                        sizes of the ablation's offset heads
   dekr reproduce table2 --weights DIR --coco DIR                               COCO val2017
-  dekr reproduce table3                                                        sizes of the ablation's offset heads
-  dekr reproduce table5 --weights DIR --coco DIR                               AP of the ablation
+  dekr reproduce table3                                                        sizes of both networks
+  dekr reproduce table5 --weights DIR --coco DIR                               AP and errors of the ablation
   dekr reproduce table6 --weights DIR --coco DIR --crowdpose DIR               with matching
   dekr reproduce table7 --weights DIR --crowdpose DIR                          CrowdPose test
+
+Tables 1 and 3 need nothing but the code. The figures beside ours are those of the printed paper; where one is only on
+the authors' page, the second line of the output says so.
 
 The weights are the files that the authors publish, as .pth (which needs the torch tier), or imported under the same
 name as .keras (networks) and .npz (rescoring nets). A .keras file brings its own settings, so a network of another size
 runs too. Those of the ablation are not published; train them with the configs of their names.
 
 Rows whose files are all there are run; for the others, the missing files are listed, and where to get them. Accuracy is
-in percent; "-" stands for a figure that is not at hand, or of people who are not in the images. COCO's test-dev is not
-measured here, since its labels are kept back: `dekr evaluate --results-output` writes what its server takes.
+in percent; "-" stands for a figure of people who are not in the images. COCO's test-dev (Table 4) is not measured here,
+since its labels are kept back: `dekr evaluate --results-output` writes what its server takes.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dekr_tf.errors import InputError
-from dekr_tf.evaluation.paper_tables import AUTHORS, DATA_SETS, PUBLISHED, SIZES, TABLES, UNKNOWN, Row, Table
+from dekr_tf.evaluation.paper_tables import AUTHORS, DATA_SETS, PUBLISHED, SIZES, TABLES, Row, Table
 
 if TYPE_CHECKING:
     import keras
@@ -121,7 +124,8 @@ def _accuracy(table: Table, arguments: argparse.Namespace) -> dict[str, Any]:
         ours = {}
         if not place.missing:
             found = place.found
-            ours = _measure(row, found, *models[found["model"]], nets[found["rescoring"]], labels[found["annotations"]])
+            net, people = nets[found["rescoring"]], labels[found["annotations"]]
+            ours = _measure(table, row, found, *models[found["model"]], net, people)
         rows.append(_compare(table, row, ours, place.missing))
     images = {str(path): len(each) for path, each in labels.items()}
     return {"images": images, "limit": arguments.limit, "rows": rows}
@@ -156,7 +160,7 @@ def _weight_names(name: str, suffix: str) -> tuple[str, ...]:
 def _where_published(name: str) -> str:
     if name in PUBLISHED:
         return f"{AUTHORS}, model zoo"
-    return f"not published: best.keras of dekr train --config configs/{name}.yaml"
+    return f"not published: last.keras of dekr train --config configs/{name}.yaml"
 
 
 def _content(folder: Path | None) -> str:
@@ -221,6 +225,7 @@ def _read_labels(row: Row, found: Mapping[str, Path], limit: int | None) -> "lis
 
 
 def _measure(
+    table: Table,
     row: Row,
     found: Mapping[str, Path],
     model: "keras.Model",
@@ -228,12 +233,15 @@ def _measure(
     net: "RescoringNet",
     labels: "list[ImageLabels]",
 ) -> dict[str, float]:
-    """The metric's figures in percent; those that there are no such people for are left out."""
+    """The metric and, where the table has them, errors, in percent; without figures of people who are not there."""
+    from dekr_tf.evaluation.error_analysis import KINDS, analyze_errors
     from dekr_tf.evaluation.evaluator import evaluate_detector
     from dekr_tf.inference.detector import PoseDetector
 
     detector = PoseDetector(model, sidecar, flip=True, scales=row.scales, match=row.match, rescore=net)
-    metrics, _ = evaluate_detector(detector, labels, found["images"], metric=row.data.metric, progress=True)
+    metrics, results = evaluate_detector(detector, labels, found["images"], metric=row.data.metric, progress=True)
+    if set(KINDS) & set(table.columns):
+        metrics |= analyze_errors(labels, results, row.config.schema).shares
     return {name: 100 * value for name, value in metrics.items() if value >= 0}
 
 
@@ -241,8 +249,8 @@ def _compare(table: Table, row: Row, ours: Mapping[str, float], missing: Iterabl
     """Prints a row, and gives what `--json` gets of it: each cell with ours, the paper's and ours minus the paper's."""
     cells = {}
     for column, printed in zip(table.columns, row.paper, strict=True):
-        own, paper = ours.get(column), None if printed == UNKNOWN else float(printed)
-        difference = None if own is None or paper is None else own - paper
+        own, paper = ours.get(column), float(printed)
+        difference = None if own is None else own - paper
         cells[column] = {"ours": own, "paper": paper, "difference": difference}
     lines = {
         "ours": [_text(cell["ours"], ".2f") for cell in cells.values()] if ours else ["not run"],
@@ -267,4 +275,4 @@ def _line(table: Table, name: str, kind: str, values: Iterable[str]) -> str:
 
 def _text(value: float | None, form: str) -> str:
     # Adding zero makes 0 of -0.
-    return UNKNOWN if value is None else format(round(value, 2) + 0.0, form)
+    return "-" if value is None else format(round(value, 2) + 0.0, form)

@@ -1,6 +1,6 @@
 """From labelled people to what the target maps of a sample are drawn from.
 
-Paper section 3; in the reference, lib/dataset/target_generators and lib/dataset/COCOKeypoints.py.
+Paper section 4.1; in the reference, lib/dataset/target_generators and lib/dataset/COCOKeypoints.py.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from dekr_tf.config import TargetConfig
 
 
 def person_centers(keypoints: np.ndarray, areas: np.ndarray, min_center_area: float) -> np.ndarray:
-    """The point that stands for a person: the mean of the labelled keypoints (paper section 3.1).
+    """The point that stands for a person: the mean of the labelled keypoints (paper section 4.1).
 
     Args:
         keypoints: (N, K, 3) x, y, visibility.

@@ -1,6 +1,6 @@
 """Draws the maps that the network is trained on, for a batch, inside the training step.
 
-Paper section 3; in the reference, lib/dataset/target_generators. Written with `keras.ops`, in float32 whatever the
+Paper section 4.1; in the reference, lib/dataset/target_generators. Written with `keras.ops`, in float32 whatever the
 policy of the model.
 """
 

@@ -13,7 +13,7 @@ def sparse_offsets(
     """Evaluates the offset head at the given cells, with the result that the dense head has there.
 
     A block at a cell needs the features before it on the 3x3 cells around, and with adaptive convolution (paper
-    section 3.2) on the four cells around each of nine taps. Cells that are needed several times are computed once.
+    section 3.1) on the four cells around each of nine taps. Cells that are needed several times are computed once.
 
     Args:
         features: (h, w, C) float32 that enter the head's branches.

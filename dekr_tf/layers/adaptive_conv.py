@@ -1,4 +1,4 @@
-"""The adaptive convolution of DEKR (paper section 3.2) for all branches together."""
+"""The adaptive convolution of DEKR (paper section 3.1) for all branches together."""
 
 import keras
 from keras import ops
@@ -321,7 +321,7 @@ def _branches_and_offsets(x, offset_kernel, offset_bias):
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class AdaptiveConv2D(keras.layers.Layer):
-    """Adaptive 3x3 convolutions of G branches, no bias (paper section 3.2; `sample_and_convolve` has the arithmetic).
+    """Adaptive 3x3 convolutions of G branches, no bias (paper section 3.1; `sample_and_convolve` has the arithmetic).
 
     A 3x3 convolution of the branch's own features predicts, at each pixel, the 2x2 matrix and the translation that
     place the nine taps. Positions and interpolation are float32 whatever the compute dtype: float16 cannot place a

@@ -61,7 +61,7 @@ def activated_positions(
 def saliency(
     model: keras.Model, image: np.ndarray, rows: Sequence[int], columns: Sequence[int], keypoint: int
 ) -> np.ndarray:
-    """How much each input pixel moves the keypoint that a cell regresses (paper Figure 5).
+    """How much each input pixel moves the keypoint that a cell regresses (paper Figure 1).
 
     It is the length of the gradient of the keypoint's x and y in the pixel's three colours. Only with TensorFlow as
     backend of Keras. Takes two passes backwards through the network for each cell.

@@ -30,7 +30,7 @@ def build_pose_model(
 ) -> keras.Model:
     """Builds the network from image to candidate poses, with the weights that `model` has now.
 
-    Backbone and heatmap head are the model's own layers. The offset head (paper section 3.2) is evaluated at the best
+    Backbone and heatmap head are the model's own layers. The offset head (paper section 3.1) is evaluated at the best
     centers only, where it gives what the dense head gives; its batch normalisation becomes part of the convolutions.
 
     Args:

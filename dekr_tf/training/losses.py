@@ -1,4 +1,4 @@
-"""The two losses of DEKR (paper section 3.3; lib/core/loss.py of the reference)."""
+"""The two losses of DEKR (paper section 3.2; lib/core/loss.py of the reference)."""
 
 from keras import ops
 

@@ -38,7 +38,7 @@ class ValidationSet:
 
     def measure(self, detector: PoseDetector) -> float:
         """AP of what a detector finds in the images."""
-        # As many at once as the training takes on one device: a part of a batch, for those with little memory.
+        # A part of a batch at a time, for those with little memory.
         batch_size = self.config.training.batch_size // self.config.training.accumulation
         return evaluate_detector(detector, self.labels, self.config.data.val_images, batch_size=batch_size)[0]["AP"]
 
