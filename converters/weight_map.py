@@ -150,10 +150,11 @@ def dekr_entries(config: ModelConfig, num_keypoints: int) -> Iterator[Entry]:
             f"the reference's checkpoints have an HRNet backbone. Received: model.backbone={config.backbone}"
         )
     head = config.offset_head
-    if head.block != "adaptive" or head.branches != "separate":
+    if head.block != "adaptive" or head.branches != "separate" or head.output_scale != 1:
         raise InputError(
-            "the reference's checkpoints have an adaptive offset head with a branch per keypoint. "
-            f"Received: model.offset_head block={head.block}, branches={head.branches}"
+            "the reference's checkpoints have an adaptive offset head with a branch per keypoint and output_scale 1. "
+            f"Received: model.offset_head block={head.block}, branches={head.branches}, "
+            f"output_scale={head.output_scale:g}"
         )
     yield from backbone_entries(config)
     yield from _conv_bn("transition_heatmap.0", "transition_heatmap.1", "heatmap_transition")

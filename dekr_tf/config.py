@@ -34,6 +34,9 @@ class OffsetHeadConfig(Settings):
     #: Feature channels of all branches together; a branch gets its share by its number of keypoints. Default: 15 K.
     channels: PositiveInt | None = None
     blocks: PositiveInt = 2
+    #: Map pixels of one unit of the last convolution. Adam moves a weight by about its learning rate a step, so that
+    #: with 1 it takes thousands of steps until a network from fresh weights reaches across a large person.
+    output_scale: Positive = 1.0
 
 
 class ModelConfig(Settings):

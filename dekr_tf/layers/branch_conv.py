@@ -65,6 +65,7 @@ class BranchConv2D(keras.layers.Layer):
         dilation: distance of neighbouring taps.
         use_bias: adds a bias to each output channel.
         kernel_initializer: default: He initialisation by the fan-out of one branch.
+        output_scale: multiplies the outputs.
 
     Input (B, H, W, G C), output (B, H, W, G F). Variables: `kernel` (G, S, S, C, F), `bias` (G F,).
 
@@ -72,7 +73,17 @@ class BranchConv2D(keras.layers.Layer):
         ValueError: the input's channels are not a multiple of `branches`.
     """
 
-    def __init__(self, branches, filters, kernel_size=1, dilation=1, use_bias=False, kernel_initializer=None, **kwargs):
+    def __init__(
+        self,
+        branches,
+        filters,
+        kernel_size=1,
+        dilation=1,
+        use_bias=False,
+        kernel_initializer=None,
+        output_scale=1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.branches = branches
         self.filters = filters
@@ -80,6 +91,7 @@ class BranchConv2D(keras.layers.Layer):
         self.dilation = dilation
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_scale = output_scale
 
     def build(self, input_shape):
         channels = branch_channels(input_shape, self.branches)
@@ -96,7 +108,8 @@ class BranchConv2D(keras.layers.Layer):
             outputs = ops.conv(inputs, self.kernel[0], padding="same", dilation_rate=self.dilation)
         else:
             outputs = _grouped_conv(inputs, ops.cast(self.kernel, self.compute_dtype), self.dilation)
-        return outputs + self.bias if self.use_bias else outputs
+        outputs = outputs + self.bias if self.use_bias else outputs
+        return outputs * self.output_scale if self.output_scale != 1 else outputs
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.branches * self.filters)
@@ -110,6 +123,7 @@ class BranchConv2D(keras.layers.Layer):
             "dilation": self.dilation,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_scale": self.output_scale,
         }
 
 

@@ -104,6 +104,7 @@ def _offset_head(features, config, schema):
                 2 * size,
                 use_bias=True,
                 kernel_initializer=_output_initializer(),
+                output_scale=config.output_scale,
                 dtype="float32",
                 name=f"offset_g{size}_final",
             )(y)

@@ -237,8 +237,8 @@ def fold_offset_head(model: keras.Model) -> dict[str, np.ndarray]:
             else:
                 weights["dilation"] = np.array(layer.dilation)
             block += 1
-        arrays["final_kernel"] = _array(final.kernel)[:, 0, 0]
-        arrays["final_bias"] = _array(final.bias).reshape(final.branches, 2 * size)
+        arrays["final_kernel"] = final.output_scale * _array(final.kernel)[:, 0, 0]
+        arrays["final_bias"] = final.output_scale * _array(final.bias).reshape(final.branches, 2 * size)
         weights |= {f"branches{size}/{key}": value.astype(np.float32) for key, value in arrays.items()}
     return weights
 

@@ -77,7 +77,8 @@ class SupervisedOffsets:
             y = _evaluate(table, [_Block(*layers, grid) for layers in blocks], grid, mask, cells, valid, training)
             kernel = ops.convert_to_tensor(final.kernel)[:, 0, 0]
             y = ops.transpose(ops.matmul(y, kernel), (1, 0, 2))
-            predicted.append(ops.reshape(y, (-1, kernel.shape[0] * kernel.shape[2])) + final.bias)
+            y = ops.reshape(y, (-1, kernel.shape[0] * kernel.shape[2])) + final.bias
+            predicted.append(y * final.output_scale)
         predicted = ops.concatenate(predicted, axis=-1)
         if self.order is not None:
             predicted = self.order(predicted)

@@ -112,7 +112,7 @@ def load_initial_weights(network: keras.Model, config: Config, path: Path) -> Tr
 def _head_difference(sidecar, config) -> str:
     """Why branches cannot be taken over, or an empty text."""
     theirs, ours = sidecar.model.offset_head, config.model.offset_head
-    for name in ("block", "dilation", "branches", "blocks"):
+    for name in ("block", "dilation", "branches", "blocks", "output_scale"):
         if getattr(theirs, name) != getattr(ours, name):
             return f"model.offset_head.{name} is {getattr(theirs, name)} there and {getattr(ours, name)} here"
     if ours.branches != "separate" and sidecar.schema.names != config.schema.names:
