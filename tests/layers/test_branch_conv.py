@@ -96,8 +96,17 @@ def test_kernels_start_as_he_says_by_fan_out(branches):
     assert not np.any(layer.bias)
 
 
+def test_outputs_and_their_bias_are_scaled():
+    layer = random_layer(2, 3, 4, use_bias=True)
+    scaled = random_layer(2, 3, 4, use_bias=True, output_scale=8.0)
+    x = tf.random.normal((1, 4, 5, 6))
+    layer(x), scaled(x)
+    scaled.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(scaled(x), 8 * layer(x).numpy())
+
+
 def test_the_layer_is_saved_and_read(tmp_path):
-    layer = random_layer(2, 3, 4, dilation=2, use_bias=True, name="first")
+    layer = random_layer(2, 3, 4, dilation=2, use_bias=True, output_scale=3.0, name="first")
     assert BranchConv2D.from_config(layer.get_config()).get_config() == layer.get_config()
     image = keras.Input((None, None, 6))
     model = keras.Model(image, layer(image))

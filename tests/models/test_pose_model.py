@@ -70,7 +70,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def lite0():
-    return build(LITE0)
+    return build(LITE0, output_scale=2.0)
 
 
 @pytest.fixture(params=["network", "lite0"])

@@ -105,6 +105,7 @@ def test_maps_of_shared_keypoints_are_those_of_the_model(save):
     "head, reason",
     [
         ({"channels": 12}, "they have 2 channels a keypoint there and 4 here"),
+        ({"output_scale": 4.0}, "model.offset_head.output_scale is 1.0 there and 4.0 here"),
         ({"blocks": 1}, "model.offset_head.blocks is 2 there and 1 here"),
         ({"branches": "single"}, "model.offset_head.branches is separate there and single here"),
     ],
