@@ -67,7 +67,7 @@ def export_model(
     check_export(model, artifact, calibrate)
     exported = sidecar.model_copy(update={"artifact": artifact})
     expected = keras_detector(model, exported)
-    with atomic_outputs(output) as temporary:
+    with atomic_outputs(output, folder=form == "saved_model") as temporary:
         head = None
         if artifact.graph == "maps":
             content = io.BytesIO()

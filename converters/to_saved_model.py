@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from converters.encoded_images import encoded_images
+from dekr_tf.data.records import write_errors
 from dekr_tf.sidecar import Sidecar
 
 
@@ -64,4 +65,5 @@ def save_signatures(
         name: tf.function(function, input_signature=[specification], autograph=False)
         for name, (function, specification) in endpoints.items()
     }
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    with write_errors(folder):
+        tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -21,9 +21,10 @@ from converters.graphs import COARSEST_STRIDE, check_export
 from converters.to_saved_model import save_signatures
 from converters.verify import TOLERANCES, Comparison, compare
 from dekr_tf.config import DecoderConfig
+from dekr_tf.data.records import write_errors
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output, atomic_outputs
+from dekr_tf.files import atomic_outputs, write_text
 from dekr_tf.inference.detector import NETWORK_PIXELS
 from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet, open_rescoring_net
 from dekr_tf.models.pose_model import backbone_branches, build_pose_model
@@ -101,11 +102,11 @@ def export_serving(
     exported = sidecar.model_copy(update={"artifact": artifact})
     expected = keras_detector(model, exported)
     expected.rescoring_net = options.rescore
-    with atomic_outputs(folder) as temporary:
+    with atomic_outputs(folder, folder=True) as temporary:
         _write_graph(model, exported, options, temporary)
         requests = warmup_requests(name, exported)
         (temporary / WARMUP).parent.mkdir()
-        with tf.io.TFRecordWriter(str(temporary / WARMUP)) as writer:
+        with write_errors(temporary), tf.io.TFRecordWriter(str(temporary / WARMUP)) as writer:
             for request in requests:
                 log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
                 writer.write(log.SerializeToString())
@@ -358,12 +359,10 @@ def _write_server_files(folder: Path) -> None:
     if name not in [each.name for each in config.model_config_list.config]:
         entry = {"name": name, "base_path": f"/models/{name}", "model_platform": "tensorflow"}
         config.model_config_list.config.add(**entry)
-        with atomic_output(path) as temporary:
-            temporary.write_text(text_format.MessageToString(config), encoding="utf-8")
+        write_text(path, text_format.MessageToString(config))
     if not (models / "docker-compose.yaml").exists():
-        with atomic_output(models / "docker-compose.yaml") as temporary:
-            flags = "".join(f"\n      - {flag}" for flag in _FLAGS)
-            temporary.write_text(_COMPOSE.format(image=_IMAGE, flags=flags), encoding="utf-8")
+        flags = "".join(f"\n      - {flag}" for flag in _FLAGS)
+        write_text(models / "docker-compose.yaml", _COMPOSE.format(image=_IMAGE, flags=flags))
 
 
 #: The server must know the operations of the TensorFlow that made the graph.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -71,15 +71,21 @@ class ImageLabels:
 
     @property
     def file_name(self) -> str:
-        """Relative to the folder of the images.
+        """Relative to the folder of the images, with `/` between folders, also where Windows wrote the file.
 
         Raises:
-            InputError: the file does not say it.
+            InputError: the file does not say it, or it leads out of the folder.
         """
         name = self.content.get("file_name")
         if not isinstance(name, str) or not name:
             raise InputError(f"{self.where}: expected a text as file_name. Received: {received(name)}")
-        return name
+        # Windows' paths have all that may lead out of a folder: roots, drives and `..`, behind either separator.
+        path = PureWindowsPath(name)
+        if path.anchor or ".." in path.parts or "\0" in name:
+            raise InputError(
+                f"{self.where}: expected as file_name a path in the folder of the images. Received: {received(name)}"
+            )
+        return path.as_posix()
 
 
 def read_labels(

@@ -1,6 +1,6 @@
 """Settings of an experiment and of a model: typed and strict, in YAML, changed by `key=value` on the command line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import read_yaml
+from dekr_tf.files import parse_yaml, read_yaml
 from dekr_tf.keypoints import KeypointSchema, load_schema
 
 Positive = Annotated[float, Field(gt=0)]
@@ -245,6 +245,10 @@ class Config(Settings):
         """The skeleton that `keypoints` names."""
         return load_schema(self.keypoints)
 
+    def files(self) -> list[Path]:
+        """The files and folders that the settings name, as they are written."""
+        return [*_paths(self), *([Path(self.keypoints)] if isinstance(self.keypoints, str) else [])]
+
     @model_validator(mode="after")
     def _branches_cover_the_skeleton(self):
         head = self.model.offset_head
@@ -319,12 +323,21 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], source: str)
         raise InputError(f"{source}: {'; '.join(problems)}") from error
 
 
+def _paths(settings: Settings) -> Iterator[Path]:
+    for _, value in settings:
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, Settings):
+                yield from _paths(each)
+            elif isinstance(each, Path):
+                yield each
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not key or not equals:
         raise InputError(f"expected an override of the form group.key=value. Received: {override}")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"override {override}: the value is not YAML") from error
     *groups, last = key.split(".")

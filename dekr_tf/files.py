@@ -1,16 +1,44 @@
 """Reading files of settings and labels; writing files so that nobody ever sees half of one."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dekr_tf.errors import InputError
+
+# What stops a write without naming the file: a full disk, a used-up quota, and `ulimit -f`.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether there is a file or a folder.
+
+    Raises:
+        InputError: the path cannot be looked up, because a folder is closed to us or the name is too long. From Python
+            3.14 on, `Path.exists` would call such a file missing.
+    """
+    return _mode(path) is not None
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is a file of any kind but a folder; otherwise as `exists`."""
+    mode = _mode(path)
+    return mode is not None and not stat.S_ISDIR(mode)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether there is a folder; otherwise as `exists`."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
 
 
 def read_json(path: str | os.PathLike, kind: str) -> Any:
@@ -28,58 +56,227 @@ def read_json(path: str | os.PathLike, kind: str) -> Any:
 
 def read_yaml(path: str | os.PathLike, kind: str) -> Any:
     """The content of a YAML file; otherwise as `read_json`."""
-    return _parsed(path, kind, "YAML", yaml.safe_load)
+    return _parsed(path, kind, "YAML", parse_yaml)
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or gives a key twice. PyYAML alone would take the last of them.
+    """
+    return yaml.load(text, _UniqueKeysLoader)
+
+
+def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None] = ()) -> None:
+    """Refuses outputs that cannot be written or would destroy another file, before the work that makes them.
+
+    Args:
+        outputs: all files that a command will write; None stands for an option that is not given.
+        inputs: all files that it reads. It is walked through only where an output exists already.
+
+    Raises:
+        InputError: an output is a folder or cannot be written; or it is an input or another output, under whatever
+            name.
+    """
+    names: dict[Path, str | os.PathLike] = {}
+    existing: dict[tuple[int, int], str | os.PathLike] = {}
+    for path in outputs:
+        target = None if path is None else _target(path)
+        if target is None:
+            continue
+        identity = _identity(target)
+        other = names.get(target, existing.get(identity))
+        if other is not None:
+            raise InputError(f"expected a different file for every output. Received: {other} and {path}")
+        names[target] = path
+        if identity:
+            existing[identity] = path
+    for folder, target in {target.parent: target for target in names}.items():
+        _check_folder(folder, names[target], names)
+    for path in inputs if existing else ():
+        output = None if path is None else existing.get(_identity(path))
+        if output is not None:
+            same = "" if os.fspath(path) == os.fspath(output) else f", which is the input {path}"
+            raise InputError(f"expected an output that is no input of the same command. Received: {output}{same}")
 
 
 @contextlib.contextmanager
 def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; it becomes `path` when the block ends without an exception.
+    """Yields a temporary path; what is written there becomes `path` when the block ends without an exception.
 
-    The temporary name keeps the suffix of `path`, since writers choose their format by it. Missing parent folders
-    are made.
+    The temporary name keeps the suffix of `path`, since writers choose their format by it. Missing parent folders are
+    made. A link stays, and the file that it leads to is replaced. What cannot be replaced is written to: devices,
+    pipes, and files that something is mounted on, such as those that a container shares with its host.
 
     Raises:
-        InputError: the folder cannot be written to, or `path` is a folder.
+        InputError: `path` is a folder or cannot be written, or the disk is full.
     """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise InputError(f"expected a file to write. Received: the folder {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
-    except FileExistsError as error:
-        raise InputError(f"cannot write {path}: expected a folder. Received: the file {error.filename}") from error
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    temporary = Path(folder) / path.name
-    try:
+    target = _target(path)
+    with _temporary_folder(path, target and target.parent) as folder:
+        temporary = folder / Path(path).name
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.rmdir(folder)
+        _put(temporary, target or Path(path))
 
 
 @contextlib.contextmanager
-def atomic_outputs(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_outputs(path: str | os.PathLike, *, folder: bool = False) -> Iterator[Path]:
     """As `atomic_output`, for a folder, or for a file with others beside it.
 
     What lies beside the temporary path when the block ends comes to lie beside `path`.
 
+    Args:
+        path: of the folder or file.
+        folder: whether it will be a folder.
+
     Raises:
-        InputError: the folder cannot be written to, or `path` is a folder that is not empty.
+        InputError: as `atomic_output`; or `path` is a folder that is not empty, or a file where there will be a folder.
     """
     path = Path(path)
+    with _cannot_write(path):
+        taken = any(path.iterdir()) if path.is_dir() else folder and path.exists()
+    if taken:
+        kind = "a new or empty folder" if folder else "a new file, or a new or empty folder"
+        raise InputError(f"expected {kind} to write to. Received: {path}")
+    target = Path(os.path.realpath(path))
+    with _temporary_folder(path, target.parent) as temporary:
+        yield temporary / path.name
+        for made in temporary.iterdir():
+            _put(made, target if made.name == path.name else path.parent / made.name)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8, as `atomic_output` does."""
+    with atomic_output(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _mode(path: str | os.PathLike) -> int | None:
+    """The kind and permissions of what is there; None where there is nothing."""
     try:
-        if path.is_dir() and any(path.iterdir()):
-            raise InputError(f"expected a new file, or a new or empty folder to write to. Received: {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as holder:
-            yield Path(holder) / path.name
-            for made in Path(holder).iterdir():
-                os.replace(made, path.parent / made.name)
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # A ValueError of a name with a null character.
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
+
+
+def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is nothing that can be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _target(path: str | os.PathLike) -> Path | None:
+    """The file that an output replaces, past all links; None for a device or a pipe, which it is written to.
+
+    Raises:
+        InputError: it is a folder, or cannot be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', error)}") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"expected a file to write. Received: the folder {path}")
+    return Path(os.path.realpath(path)) if stat.S_ISREG(mode) else None
+
+
+def _check_folder(folder: Path, path: str | os.PathLike, names: Container[Path]) -> None:
+    """Makes sure that an output, or one of those in `names`, can be written in its folder, which may be missing."""
+    nearest = next(each for each in (folder, *folder.parents) if each in names or os.path.lexists(each))
+    if nearest in names or not nearest.is_dir():
+        raise InputError(f"cannot write {path}: expected a folder. Received: the file {nearest}")
+    with _temporary_folder(path, nearest):
+        pass
+
+
+@contextlib.contextmanager
+def _temporary_folder(path: str | os.PathLike, parent: Path | None) -> Iterator[Path]:
+    """Yields a folder to prepare the output `path` in, and removes it.
+
+    An error of the block becomes one of this output if it is about a file in the folder, or names no file and can only
+    be one of writing; others, such as those of reading another file, are left as they are.
+
+    Args:
+        path: for the errors.
+        parent: where the folder is made. Default: among the system's temporary files.
+    """
+    with _cannot_write(path):
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{Path(path).name[:20]}.", dir=parent))
+    try:
+        yield folder
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+        within = str(error.filename).startswith(f"{folder}{os.sep}")
+        if not within and (error.filename is not None or error.errno not in _NO_ROOM):
+            raise
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _cannot_write(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as error:
+        raise InputError(f"cannot write {path}: expected a folder. Received: the file {error.filename}") from error
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Brings what was prepared to its place."""
+    mode = _mode(target)
+    if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        try:
+            os.replace(temporary, target)
+            return
+        except OSError as error:
+            # Something is mounted there, or a link leads to another disk.
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+    with (
+        _cannot_write(target),
+        open(temporary, "rb") as source,
+        open(target, "wb", opener=_open_if_read) as sink,
+    ):
+        shutil.copyfileobj(source, sink)
+
+
+def _open_if_read(path: str, flags: int) -> int:
+    """Opens a file for writing without waiting for a reader, which a pipe may never get."""
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise InputError(
+                f"cannot write {path}: expected a program that reads from this pipe. Received: none"
+            ) from error
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+class _UniqueKeysLoader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value} twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
 
 
 def _parsed(path, kind: str, form: str, parse: Callable[[bytes], Any]) -> Any:

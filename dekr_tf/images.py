@@ -2,6 +2,7 @@
 
 import abc
 import glob
+import logging
 import os
 import re
 import threading
@@ -15,9 +16,21 @@ import cv2
 import numpy as np
 
 from dekr_tf.errors import InputError
+from dekr_tf.files import atomic_output, is_file, is_folder
+from dekr_tf.image_size import size_in_header
 
 #: Files of a folder that count as images, by suffix in lower case.
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+#: Pixels of the largest image that is decoded, to 0.8 GB. The largest photos of telephones have 200 million.
+MAX_PIXELS = 16384 * 16384
+
+# Other image files, which not every OpenCV decodes, or none.
+_OTHER_SUFFIXES = frozenset(
+    {".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".nef", ".orf"}
+    | {".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga"}
+)
+
+_log = logging.getLogger(__name__)
 
 # A broken file is reported by InputError; OpenCV's own warning about it would be noise.
 # The setting moved between OpenCV 4 and 5.
@@ -60,10 +73,11 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: the content is empty, truncated, damaged or not an image.
+        InputError: the content is empty, truncated, damaged or not an image, or has more than `MAX_PIXELS`.
     """
     if not data:
         raise InputError(f"image {source}: expected an image. Received: an empty file")
+    check_pixels(size_in_header(data) or (0, 0), f"image {source}")
     # OpenCV fills the missing part of a truncated file with grey or black and says nothing.
     if not _is_whole(data):
         raise InputError(
@@ -76,28 +90,62 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
         raise InputError(f"image {source}: cannot decode it: {error.err}") from error
     if image is None:
         raise InputError(f"image {source}: expected an image. Received: a file that OpenCV cannot decode")
+    # Of a format whose header is not known; OpenCV's own limit is four times as high.
+    check_pixels(image.shape[:2], f"image {source}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def check_pixels(size: tuple[int, int], where: str) -> None:
+    """Raises InputError, which `where` begins, if an image of `size` (height, width) has more than `MAX_PIXELS`."""
+    height, width = size
+    if height * width > MAX_PIXELS:
+        raise InputError(f"{where}: expected at most {MAX_PIXELS} pixels. Received: {height}x{width} (height x width)")
+
+
+def check_picture_name(path: str | os.PathLike) -> None:
+    """Raises InputError unless `write_image` knows the format that a suffix stands for."""
+    if not cv2.haveImageWriter(f"picture{Path(path).suffix}"):
+        raise InputError(f"expected the name of a picture to write, such as sheet.png. Received: {path}")
+
+
+def write_image(image: np.ndarray, path: str | os.PathLike) -> None:
+    """Writes a picture in the format that the suffix says, whole or not at all.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        path: of the file.
+
+    Raises:
+        InputError: there is no such format, or it does not go as far as this image, or the file cannot be written.
+    """
+    check_picture_name(path)
+    try:
+        encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    except cv2.error as error:
+        raise InputError(f"cannot write {path}: {error.err}") from error
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
 
 
 def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """The image files that files, folders and glob patterns stand for.
 
     Args:
-        paths: a file counts whatever its suffix; a folder gives the images in it, not those of its subfolders; a
-            pattern such as `photos/*.jpg` gives the files that match, `**` goes into subfolders.
+        paths: a file counts whatever its suffix; a folder gives the files in it that have one of `SUFFIXES`, not those
+            of its subfolders, and the log says how many other image files it has; a pattern such as `photos/*.jpg`
+            gives the files that match, `**` goes into subfolders.
 
     Returns:
         The files, sorted, each once.
 
     Raises:
-        InputError: one of the paths gives no file.
+        InputError: one of the paths gives no file, or cannot be read.
     """
     found = set()
     for path in map(os.fspath, paths):
-        if os.path.isdir(path):
-            files = [file for file in Path(path).iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
-            files = [file for file in files if not file.name.startswith(".")]
-        elif os.path.exists(path):
+        if is_folder(path):
+            files = _folder_images(path)
+        elif is_file(path):
             files = [Path(path)]
         else:
             files = [Path(file) for file in glob.glob(path, recursive=True) if os.path.isfile(file)]
@@ -105,6 +153,23 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
             raise InputError(f"expected an image file, a folder of images or a pattern. Received: {path}")
         found.update(files)
     return sorted(found)
+
+
+def _folder_images(folder: str) -> list[Path]:
+    try:
+        files = [file for file in Path(folder).iterdir() if not file.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}") from error
+    others = sorted(file.suffix.lower() for file in files if file.suffix.lower() in _OTHER_SUFFIXES)
+    if others:
+        _log.warning(
+            "%s: passed over %d image files in %s; of a folder, those in %s are taken",
+            folder,
+            len(others),
+            ", ".join(dict.fromkeys(others)),
+            ", ".join(sorted(SUFFIXES)),
+        )
+    return [file for file in files if file.suffix.lower() in SUFFIXES and is_file(file)]
 
 
 class ImageSource(abc.ABC):
@@ -160,7 +225,7 @@ class ImageSource(abc.ABC):
 class _Folder(ImageSource):
     def _find(self, name):
         path = self.path / name
-        return path if path.is_file() else None
+        return path if is_file(path) else None
 
     def _content(self, found):
         return _read_file(found)
@@ -179,6 +244,8 @@ class _Zip(ImageSource):
         self._entries = defaultdict(list)
         for entry in self._file.infolist():
             if not entry.is_dir():
+                # Some programs of Windows write backslashes, against the format.
+                entry.filename = entry.filename.replace("\\", "/")
                 self._entries[_base_name(entry.filename)].append(entry)
 
     def _find(self, name):
@@ -212,9 +279,9 @@ def open_images(path: str | os.PathLike) -> ImageSource:
         InputError: it is neither.
     """
     path = Path(path)
-    if path.suffix.lower() == ".zip" and not path.is_dir():
+    if path.suffix.lower() == ".zip" and not is_folder(path):
         return _Zip(path)
-    if path.is_file():
+    if is_file(path):
         raise InputError(f"expected a folder or a zip file of images. Received: {path}")
     return _Folder(path)
 
@@ -246,8 +313,8 @@ def _base_name(name: str) -> str:
 def _read_file(path: str | os.PathLike) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read image {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # A ValueError of a name with a null character.
+        raise InputError(f"cannot read image {path}: {getattr(error, 'strerror', error)}") from error
 
 
 def _is_whole(data: bytes) -> bool:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dekr_tf.errors import InputError
+from dekr_tf.keypoints import KeypointSchema
+
 
 @dataclass(frozen=True, eq=False)
 class Poses:
@@ -47,3 +50,16 @@ class Poses:
     def __getitem__(self, index) -> "Poses":
         """The people chosen by a slice, an index array or a mask."""
         return Poses(self.keypoints[index], self.scores[index])
+
+
+def check_skeleton(poses: Poses, schema: KeypointSchema) -> None:
+    """Makes sure that poses are of a skeleton, as far as their number of keypoints tells.
+
+    Raises:
+        InputError: there are people with another number of keypoints.
+    """
+    if len(poses) and poses.keypoints.shape[1] != len(schema):
+        raise InputError(
+            f"expected poses of the {len(schema)} keypoints of {schema.name}. Received: poses of "
+            f"{poses.keypoints.shape[1]}"
+        )

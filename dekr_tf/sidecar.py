@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from dekr_tf.config import Config, DecoderConfig, ModelConfig, PositiveInt, Settings, parse_settings
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output, read_json
+from dekr_tf.files import exists, is_folder, read_json, write_text
 from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 1
@@ -84,7 +84,7 @@ class Sidecar(Settings):
 
 def sidecar_path(model: str | Path) -> Path:
     """Where the sidecar of a model lies: beside a file, in a folder."""
-    return Path(model) / MEMBER if Path(model).is_dir() else Path(f"{model}.json")
+    return Path(model) / MEMBER if is_folder(model) else Path(f"{model}.json")
 
 
 def to_json(sidecar: Sidecar) -> str:
@@ -94,8 +94,7 @@ def to_json(sidecar: Sidecar) -> str:
 
 def write_sidecar(sidecar: Sidecar, model: str | Path) -> None:
     """Writes the sidecar of a model."""
-    with atomic_output(sidecar_path(model)) as temporary:
-        temporary.write_text(to_json(sidecar), encoding="utf-8")
+    write_text(sidecar_path(model), to_json(sidecar))
 
 
 def read_sidecar(model: str | Path) -> Sidecar:
@@ -105,7 +104,7 @@ def read_sidecar(model: str | Path) -> Sidecar:
         InputError: it is missing, broken, or of another version than this one.
     """
     path = sidecar_path(model)
-    if path.exists():
+    if exists(path):
         values = read_json(path, "sidecar")
     else:
         values = _embedded(model)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
+from dekr_tf.files import atomic_output, is_file
+from dekr_tf.images import check_pixels
 
 #: Files that count as videos, by suffix in lower case.
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
@@ -57,7 +58,7 @@ class VideoReader:
     def __init__(self, source: str | os.PathLike):
         self.source = os.fspath(source)
         camera = _CAMERA.fullmatch(self.source)
-        if not camera and not Path(self.source).is_file():
+        if not camera and not is_file(self.source):
             raise InputError(f"expected a video file. Received: {source}, which is not there")
         # Of files, no other reader than FFmpeg: some print to standard error.
         self._capture = cv2.VideoCapture(int(camera[1])) if camera else cv2.VideoCapture(self.source, cv2.CAP_FFMPEG)
@@ -68,6 +69,8 @@ class VideoReader:
         if camera:
             # A frame that waited while others were looked at would be an old one.
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        height, width = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        check_pixels((height, width), f"video {source}")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)

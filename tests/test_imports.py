@@ -19,6 +19,7 @@ FOUNDATION = {
     "poses",
     "config",
     "sidecar",
+    "image_size",
     "images",
     "serving",
     "video",

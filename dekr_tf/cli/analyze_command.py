@@ -11,11 +11,10 @@ kind corrected, and of all kinds. With --metric crowdpose, a person's size is me
 
 import argparse
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dekr_tf.cli.evaluation_options import add_options, add_rescore_option, check_options, open_source
+from dekr_tf.cli.evaluation_options import add_options, add_rescore_option, check_options, input_files, open_source
 
 if TYPE_CHECKING:
     from dekr_tf.evaluation.error_analysis import ErrorAnalysis
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.evaluation.crowdpose import area_of_box
     from dekr_tf.evaluation.error_analysis import analyze_errors
     from dekr_tf.evaluation.evaluator import default_metric, evaluate_detector
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files import atomic_output, check_outputs, write_text
 
     check_options(arguments, "rescore")
     if arguments.plot:
@@ -49,27 +48,28 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.plot.suffix.lower() not in FORMATS:
             raise InputError(f"--plot: expected a file name in {', '.join(FORMATS)}. Received: {arguments.plot}")
 
-    with ExitStack() as stack:
-        # Opened before the work, so that a folder that cannot be written to is found first.
-        paths = (arguments.output, arguments.plot)
-        output, plot = (stack.enter_context(atomic_output(path)) if path else None for path in paths)
-        detector, schema = open_source(arguments)
-        labels = read_labels(arguments.annotations, schema)
-        metric = arguments.metric or default_metric(labels, schema)
-        results = arguments.results
-        if detector:
-            batch_size = 1 if arguments.batch_size is None else arguments.batch_size
-            _, results = evaluate_detector(
-                detector, labels, arguments.images, metric=metric, batch_size=batch_size, progress=True
-            )
-        areas = {"area": area_of_box} if metric == "crowdpose" else {}
-        analysis = analyze_errors(labels, results, schema, **areas)
+    outputs = arguments.output, arguments.plot
+    check_outputs(outputs, input_files(arguments))
+    detector, schema = open_source(arguments)
+    labels = read_labels(arguments.annotations, schema)
+    check_outputs(outputs, input_files(arguments, labels))
+    metric = arguments.metric or default_metric(labels, schema)
+    results = arguments.results
+    if detector:
+        batch_size = 1 if arguments.batch_size is None else arguments.batch_size
+        _, results = evaluate_detector(
+            detector, labels, arguments.images, metric=metric, batch_size=batch_size, progress=True
+        )
+    areas = {"area": area_of_box} if metric == "crowdpose" else {}
+    analysis = analyze_errors(labels, results, schema, **areas)
 
-        if output:
-            output.write_text(json.dumps(analysis.to_dict(), indent=2) + "\n", encoding="utf-8")
-        if plot:
-            content = analysis.to_dict()
-            error_chart(content["counts"], content["AP"], content["AP_corrected"]).savefig(plot)
+    content = analysis.to_dict()
+    if arguments.output:
+        write_text(arguments.output, json.dumps(content, indent=2) + "\n")
+    if arguments.plot:
+        chart = error_chart(content["counts"], content["AP"], content["AP_corrected"])
+        with atomic_output(arguments.plot) as temporary:
+            chart.savefig(temporary)
     print(f"metric: {metric}, skeleton: {schema.name}")
     print(f"labelled people: {analysis.people}, poses: {analysis.poses}, matched: {analysis.matched}")
     print(_tables(analysis))

@@ -11,10 +11,10 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dekr_tf.errors import InputError
+from dekr_tf.files import exists
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise InputError(f"--{name}: expected {least} or more. Received: {value}")
     for model in arguments.models:
-        if not Path(model).exists():
+        if not exists(model):
             raise InputError(f"no such model: {model}")
     image = _image(arguments.image)
 

@@ -97,27 +97,27 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 def _crowdpose_trainval(arguments: argparse.Namespace) -> None:
     from dekr_tf.data.annotations import merge_annotations
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files import check_outputs, write_text
 
+    check_outputs([arguments.output], [arguments.train, arguments.val])
     merged = merge_annotations([arguments.train, arguments.val])
-    with atomic_output(arguments.output) as temporary:
-        temporary.write_text(json.dumps(merged), encoding="utf-8")
+    write_text(arguments.output, json.dumps(merged))
     print(f"{arguments.output}: {len(merged['images'])} images, {len(merged['annotations'])} people")
 
 
 def _schema(arguments: argparse.Namespace) -> None:
     import yaml
 
-    from dekr_tf.files import atomic_output, read_json
+    from dekr_tf.files import check_outputs, read_json, write_text
     from dekr_tf.keypoints import schema_from_categories
 
+    check_outputs([arguments.output], [arguments.annotations])
     content = read_json(arguments.annotations, "annotations")
     if not isinstance(content, dict):
         raise InputError(f"annotations {arguments.annotations}: expected a mapping. Received: {type(content).__name__}")
     schema = schema_from_categories(content.get("categories"), arguments.annotations.stem)
-    with atomic_output(arguments.output) as temporary:
-        # No list of lists a line each: pairs of names read better in brackets.
-        temporary.write_text(yaml.safe_dump(schema.to_dict(), sort_keys=False, default_flow_style=None, width=100))
+    # No list of lists a line each: pairs of names read better in brackets.
+    write_text(arguments.output, yaml.safe_dump(schema.to_dict(), sort_keys=False, default_flow_style=None, width=100))
     print(
         f"{arguments.output}: {len(schema)} keypoints, {len(schema.flip_pairs)} flip pairs, {len(schema.edges)} edges"
     )
@@ -147,29 +147,26 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.count < 1:
         raise InputError(f"--count: expected a positive number. Received: {arguments.count}")
     config = load_config(arguments.config, arguments.overrides)
-    import cv2
     import numpy as np
 
     from dekr_tf.data.pipeline import input_errors, train_dataset
-    from dekr_tf.data.samples import open_training_data
+    from dekr_tf.data.samples import LabelledImages, open_training_data
     from dekr_tf.data.target_maps import draw_targets
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files import check_outputs
+    from dekr_tf.images import check_picture_name, write_image
     from dekr_tf.visualization.sample_sheet import draw_sample, make_sheet
 
+    check_picture_name(arguments.output)
+    check_outputs([arguments.output], [arguments.config, *config.files()])
     training = config.training.model_copy(update={"batch_size": 1, "accumulation": 1})
     config = config.model_copy(update={"training": training})
+    data = open_training_data(config)
+    sets = [each for each in data.sets if isinstance(each, LabelledImages)]
+    check_outputs([arguments.output], (each.images.path / record.file_name for each in sets for record in each.records))
     drawings = []
-    with input_errors(), atomic_output(arguments.output) as temporary:
-        for image, labels in train_dataset(open_training_data(config), config).repeat().take(arguments.count):
+    with input_errors():
+        for image, labels in train_dataset(data, config).repeat().take(arguments.count):
             maps = {name: np.array(values[0]) for name, values in draw_targets(labels, config.targets).items()}
             drawings.append(draw_sample(image[0].numpy(), maps, config.schema))
-        sheet = cv2.cvtColor(make_sheet(drawings), cv2.COLOR_RGB2BGR)
-        try:
-            written = cv2.imwrite(str(temporary), sheet)
-        except cv2.error:
-            written = False
-        if not written:
-            raise InputError(
-                f"expected the name of a picture to write, such as sheet.png. Received: {arguments.output}"
-            )
+    write_image(make_sheet(drawings), arguments.output)
     print(f"{arguments.output}: {arguments.count} samples")

@@ -15,10 +15,9 @@ labels, as those of COCO's test-dev: then the poses are written for the server a
 
 import argparse
 import json
-from contextlib import ExitStack
 from pathlib import Path
 
-from dekr_tf.cli.evaluation_options import add_options, add_rescore_option, check_options, open_source
+from dekr_tf.cli.evaluation_options import add_options, add_rescore_option, check_options, input_files, open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,30 +36,29 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from dekr_tf.coco_format import read_labels
     from dekr_tf.evaluation.evaluator import METRICS, default_metric, detect_people, evaluate_detector
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files import check_outputs, write_text
 
     check_options(arguments, "rescore", "results_output")
-    with ExitStack() as stack:
-        # Opened before the work, so that a folder that cannot be written to is found first.
-        paths = (arguments.results_output, arguments.output)
-        results_output, output = (stack.enter_context(atomic_output(path)) if path else None for path in paths)
-        detector, schema = open_source(arguments)
-        only_write = arguments.results_output and not (arguments.output or arguments.metric)
-        labels = read_labels(arguments.annotations, schema, need_people=not only_write)
-        people = sum(person.labelled for image in labels for person in image.people)
-        metric = arguments.metric or default_metric(labels, schema)
-        how = {"batch_size": 1 if arguments.batch_size is None else arguments.batch_size, "progress": True}
-        if only_write and not people:
-            metrics, results = {}, detect_people(detector, labels, arguments.images, **how)
-        elif detector:
-            metrics, results = evaluate_detector(detector, labels, arguments.images, metric=metric, **how)
-        else:
-            metrics = METRICS[metric](labels, arguments.results, schema)
+    outputs = arguments.results_output, arguments.output
+    check_outputs(outputs, input_files(arguments))
+    detector, schema = open_source(arguments)
+    only_write = arguments.results_output and not (arguments.output or arguments.metric)
+    labels = read_labels(arguments.annotations, schema, need_people=not only_write)
+    check_outputs(outputs, input_files(arguments, labels))
+    people = sum(person.labelled for image in labels for person in image.people)
+    metric = arguments.metric or default_metric(labels, schema)
+    how = {"batch_size": 1 if arguments.batch_size is None else arguments.batch_size, "progress": True}
+    if only_write and not people:
+        metrics, results = {}, detect_people(detector, labels, arguments.images, **how)
+    elif detector:
+        metrics, results = evaluate_detector(detector, labels, arguments.images, metric=metric, **how)
+    else:
+        metrics = METRICS[metric](labels, arguments.results, schema)
 
-        if results_output:
-            results_output.write_text(json.dumps(results) + "\n", encoding="utf-8")
-        if output:
-            output.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if arguments.results_output:
+        write_text(arguments.results_output, json.dumps(results) + "\n")
+    if arguments.output:
+        write_text(arguments.output, json.dumps(metrics, indent=2) + "\n")
     ignored = sum(person.labelled and not person.scored for image in labels for person in image.people)
     note = f", {ignored} of them ignored: num_keypoints is 0" if ignored and metric != "pck" else ""
     print(f"images: {len(labels)}, labelled people: {people}{note}")

@@ -1,6 +1,7 @@
 """What `evaluate` and `analyze` share: options that say which poses are compared with which labels."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
+    from dekr_tf.coco_format import ImageLabels
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
 
@@ -58,6 +60,22 @@ def check_options(arguments: argparse.Namespace, *model_options: str) -> None:
         raise InputError(f"expected no option of a model beside --results. Received: {', '.join(unused)}")
     if arguments.model and not arguments.images:
         raise InputError("expected --images, the folder of the images, beside --model. Received: none")
+
+
+def input_files(arguments: argparse.Namespace, labels: "Sequence[ImageLabels]" = ()) -> "Iterator[Path | None]":
+    """The files that the verb reads, for `files.check_outputs`.
+
+    Args:
+        arguments: of the command line.
+        labels: of the annotation file, once they are read: they name the images.
+    """
+    from dekr_tf.inference.artifacts import model_files
+
+    yield from (arguments.results, arguments.annotations, arguments.images, arguments.config)
+    yield getattr(arguments, "rescore", None)
+    if arguments.model:
+        yield from model_files(arguments.model)
+        yield from (arguments.images / image.file_name for image in labels)
 
 
 def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, KeypointSchema]":

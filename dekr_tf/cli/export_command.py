@@ -99,12 +99,16 @@ def run(arguments: argparse.Namespace) -> None:
     for option, given in served.items():
         if given and not arguments.serving:
             raise InputError(f"{option}: expected --serving beside it. Received: --output")
+    from dekr_tf.files import check_outputs
     from dekr_tf.images import find_images, read_image
+    from dekr_tf.inference.artifacts import model_files
 
     config = load_config(arguments.config) if arguments.config else None
-    photos = []
-    if arguments.calibration:
-        photos = [read_image(path, exif_orientation=True) for path in find_images(arguments.calibration)]
+    images = find_images(arguments.calibration) if arguments.calibration else []
+    inputs = [*images, *model_files(arguments.model), arguments.config, arguments.rescore]
+    # A SavedModel's folder is new or empty.
+    check_outputs([] if arguments.format == "saved_model" else model_files(arguments.output), inputs)
+    photos = [read_image(path, exif_orientation=True) for path in images]
 
     from converters.export import drawn_photos, export_model
     from dekr_tf.models import load_model

@@ -27,13 +27,16 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr import`."""
     config = load_config(arguments.config, arguments.overrides)
     from converters.from_torch import import_checkpoint
+    from dekr_tf.files import check_outputs
     from dekr_tf.models.files import check_suffix, save_model
-    from dekr_tf.sidecar import Sidecar
+    from dekr_tf.sidecar import Sidecar, sidecar_path
     from dekr_tf.training.rescoring import to_rescoring_net
 
     for_rescoring = arguments.output.endswith(".npz")
     if not for_rescoring:
         check_suffix(arguments.output)
+    outputs = [arguments.output, None if for_rescoring else sidecar_path(arguments.output)]
+    check_outputs(outputs, [arguments.checkpoint, arguments.config, *config.files()])
     model = import_checkpoint(arguments.checkpoint, config)
     if for_rescoring != (model.name == "rescoring"):
         raise InputError(

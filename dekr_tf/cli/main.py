@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -102,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with quiet_import("tensorflow"):
             arguments.run(arguments)
+        sys.stdout.flush()
     except InputError as error:
         return _refuse(arguments.verb, str(error))
     except ModuleNotFoundError as error:
@@ -111,9 +113,20 @@ def main(argv: list[str] | None = None) -> int:
         tier = f"[{TIERS[package]}]" if package in TIERS else ""
         return _refuse(arguments.verb, f"this needs the package {package}: pip install 'dekr-tf{tier}'")
     except BrokenPipeError:
-        # The reader, such as `head`, has had enough; Python would try to write the rest at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as `head`, has had enough.
+        _flush_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is not None:
+            return _refuse(arguments.verb, f"cannot use {error.filename}: {error.strerror}")
+        # Most likely that of standard output, into a file on a full disk.
+        _flush_output()
+        return _refuse(arguments.verb, f"cannot go on: {error.strerror or error}")
+    except UnicodeEncodeError as error:
+        # Surrogates are bytes of a file name that are no text, which some libraries do not take.
+        if not re.search("[\ud800-\udfff]", error.object):
+            raise
+        return _refuse(arguments.verb, f"expected file names in UTF-8. Received: {error.object!a}")
     except KeyboardInterrupt as interrupt:
         print(f"dekr {arguments.verb}: interrupted", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
@@ -128,12 +141,23 @@ def program() -> NoReturn:
     A training that fails may leave threads that make samples. As Python ends they can no longer call it, and the
     program hangs or is aborted; so where there is an error it ends without waiting for them.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be text, and a stream need not know all letters.
+        stream.reconfigure(errors="backslashreplace")
     code = main()
     if code:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit()
+
+
+def _flush_output() -> None:
+    """Drops what standard output does not take; Python would try to write it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number, frame):

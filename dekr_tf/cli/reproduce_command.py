@@ -22,13 +22,13 @@ since its labels are kept back: `dekr evaluate --results-output` writes what its
 import argparse
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.paper_tables import AUTHORS, DATA_SETS, PUBLISHED, SIZES, TABLES, Row, Table
+from dekr_tf.files import check_outputs, exists, is_folder, write_text
 
 if TYPE_CHECKING:
     import keras
@@ -55,20 +55,16 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: a folder is missing, no row has all of its files, or a file does not fit its row.
     """
-    from dekr_tf.files import atomic_output
-
     table = TABLES[arguments.table]
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError(f"--limit: expected a positive number of images. Received: {arguments.limit}")
-    with ExitStack() as stack:
-        # Opened before the work, so that a folder that cannot be written to is found first.
-        output = stack.enter_context(atomic_output(arguments.json)) if arguments.json else None
-        print(f"{arguments.table}: {table.title}")
-        print(f"paper's figures: {table.source}")
-        report = {"table": arguments.table, "title": table.title, "source": table.source}
-        report |= _accuracy(table, arguments) if table.rows[0].checkpoint else _sizes(table)
-        if output:
-            output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    check_outputs([arguments.json])
+    print(f"{arguments.table}: {table.title}")
+    print(f"paper's figures: {table.source}")
+    report = {"table": arguments.table, "title": table.title, "source": table.source}
+    report |= _accuracy(table, arguments) if table.rows[0].checkpoint else _sizes(table)
+    if arguments.json:
+        write_text(arguments.json, json.dumps(report, indent=2) + "\n")
 
 
 def _sizes(table: Table) -> dict[str, Any]:
@@ -96,7 +92,7 @@ def _accuracy(table: Table, arguments: argparse.Namespace) -> dict[str, Any]:
     options = ("--weights", *dict.fromkeys(row.data.option for row in table.rows))
     folders = {option: getattr(arguments, option.removeprefix("--")) for option in options}
     for option, folder in folders.items():
-        if folder is not None and not folder.is_dir():
+        if folder is not None and not is_folder(folder):
             raise InputError(f"{option}: expected a folder. Received: {folder}")
     places = [_find_files(row, folders) for row in table.rows]
     missing = dict.fromkeys(line for place in places for line in place.missing)
@@ -109,6 +105,7 @@ def _accuracy(table: Table, arguments: argparse.Namespace) -> dict[str, Any]:
             f"{arguments.table}: expected the files of at least one row, as listed. Received: {'; '.join(given)}"
         )
 
+    check_outputs([arguments.json], (file for _, found in runnable for file in found.values()))
     # All is opened before the long work, so that a wrong file is found first.
     models, nets, labels = {}, {}, {}
     for row, found in runnable:
@@ -142,7 +139,7 @@ def _find_files(row: Row, folders: Mapping[str, Path | None]) -> _Places:
         ("images", data.option, data.images, data.published),
     ):
         folder = folders[option]
-        file = next((folder / name for name in names if (folder / name).exists()), None) if folder else None
+        file = next((folder / name for name in names if exists(folder / name)), None) if folder else None
         if file:
             places.found[kind] = file
         else:
@@ -184,7 +181,7 @@ def _open_model(path: Path, row: Row) -> "tuple[keras.Model, Sidecar]":
     else:
         from dekr_tf.models.files import load_model
 
-        model, sidecar = load_model(path, None if sidecar_path(path).exists() else row.config)
+        model, sidecar = load_model(path, None if exists(sidecar_path(path)) else row.config)
         if (sidecar.model, sidecar.input_size) != (row.config.model, row.config.input_size):
             print(f"note: {path} is another network than the paper's")
     if sidecar.schema.names != row.config.schema.names:

@@ -7,7 +7,7 @@ dekr rescore train P --output NET                                      the net, 
 import argparse
 from pathlib import Path
 
-from dekr_tf.cli.evaluation_options import add_options, check_options, open_source
+from dekr_tf.cli.evaluation_options import add_options, check_options, input_files, open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,42 +59,42 @@ def _collect(arguments: argparse.Namespace) -> None:
     from dekr_tf.evaluation.crowdpose import area_of_box
     from dekr_tf.evaluation.evaluator import default_metric, detect_people
     from dekr_tf.evaluation.scoring import check_somebody_is_labelled
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files import check_outputs
     from dekr_tf.inference.rescoring import count_features
     from dekr_tf.training.rescoring_samples import collect_samples
 
     check_options(arguments)
-    # Opened before the work, so that a folder that cannot be written to is found first.
-    with atomic_output(arguments.output) as temporary:
-        detector, schema = open_source(arguments)
-        count_features(schema)
-        labels = read_labels(arguments.annotations, schema)
-        check_somebody_is_labelled(labels)
-        results = arguments.results
-        if detector:
-            batch_size = 1 if arguments.batch_size is None else arguments.batch_size
-            # Poses in the other images would be left out.
-            useful = [image for image in labels if any(person.labelled for person in image.people)]
-            results = detect_people(detector, useful, arguments.images, batch_size=batch_size, progress=True)
-        metric = arguments.metric or default_metric(labels, schema)
-        areas = {"area": area_of_box} if metric == "crowdpose" else {}
-        samples = collect_samples(labels, results, schema, **areas)
-        samples.save(temporary)
+    check_outputs([arguments.output], input_files(arguments))
+    detector, schema = open_source(arguments)
+    count_features(schema)
+    labels = read_labels(arguments.annotations, schema)
+    check_outputs([arguments.output], input_files(arguments, labels))
+    check_somebody_is_labelled(labels)
+    results = arguments.results
+    if detector:
+        batch_size = 1 if arguments.batch_size is None else arguments.batch_size
+        # Poses in the other images would be left out.
+        useful = [image for image in labels if any(person.labelled for person in image.people)]
+        results = detect_people(detector, useful, arguments.images, batch_size=batch_size, progress=True)
+    metric = arguments.metric or default_metric(labels, schema)
+    areas = {"area": area_of_box} if metric == "crowdpose" else {}
+    samples = collect_samples(labels, results, schema, **areas)
+    samples.save(arguments.output)
     print(f"{arguments.output}: {len(samples)} poses, mean OKS {samples.oks.mean():.3f}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files import check_outputs
     from dekr_tf.training.rescoring_samples import RescoringSamples
 
-    with atomic_output(arguments.output) as temporary:
-        samples = RescoringSamples.load(arguments.poses)
-        validation = RescoringSamples.load(arguments.validation) if arguments.validation else None
-        from dekr_tf.training.rescoring import train_rescoring_net
+    check_outputs([arguments.output], [arguments.poses, arguments.validation])
+    samples = RescoringSamples.load(arguments.poses)
+    validation = RescoringSamples.load(arguments.validation) if arguments.validation else None
+    from dekr_tf.training.rescoring import train_rescoring_net
 
-        options = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
-        # The loss of a net that always guesses the mean.
-        print(f"{len(samples)} poses, skeleton: {samples.schema.name}, variance of the OKS: {samples.oks.var():.5f}")
-        net = train_rescoring_net(samples, validation, verbose=True, **options)
-        net.save(temporary)
+    options = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
+    # The loss of a net that always guesses the mean.
+    print(f"{len(samples)} poses, skeleton: {samples.schema.name}, variance of the OKS: {samples.oks.var():.5f}")
+    net = train_rescoring_net(samples, validation, verbose=True, **options)
+    net.save(arguments.output)
     print(f"{arguments.output}: rescoring net, {sum(part.size for pair in net.layers for part in pair):,} values")

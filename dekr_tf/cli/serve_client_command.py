@@ -7,11 +7,10 @@ Without --output and --draw, prints one line a photo. A photo that the server re
 """
 
 import argparse
-import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from dekr_tf.cli.photos import drawing_paths, output_format, report_people
 from dekr_tf.errors import InputError
 
 
@@ -38,11 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="people with a lower pose score are neither printed nor drawn (default: %(default)s); --output has all",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="JSON list in COCO results format, with file_name added"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="people as .json, a list in COCO results format with file_name added, or as .csv, a row each",
     )
     parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for copies of the photos with skeletons")
     parser.add_argument(
-        "--keypoints", default="coco", metavar="NAME", help="skeleton to draw: coco, crowdpose, a file (default: coco)"
+        "--keypoints",
+        default="coco",
+        metavar="NAME",
+        help="skeleton to draw, and of the columns of .csv: coco, crowdpose, a file (default: coco)",
     )
 
 
@@ -54,20 +59,18 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from tqdm import tqdm
-
-    from dekr_tf.cli.predict_command import drawing_paths, image_names, summary, write_drawing
-    from dekr_tf.coco_format import poses_to_results
-    from dekr_tf.files import atomic_output
-    from dekr_tf.images import find_images, read_image
+    from dekr_tf.files import check_outputs
+    from dekr_tf.images import find_images
     from dekr_tf.keypoints import load_schema
     from dekr_tf.serving import Client, ServingError
-    from dekr_tf.visualization.drawing import draw_poses
 
     if arguments.concurrency < 1:
         raise InputError(f"--concurrency: expected a positive number. Received: {arguments.concurrency}")
+    if arguments.output:
+        output_format(arguments.output)
     images = find_images(arguments.images)
     drawings = drawing_paths(images, arguments.draw) if arguments.draw else {}
+    check_outputs([arguments.output, *drawings.values()], [*images, arguments.keypoints])
     schema = load_schema(arguments.keypoints)
     client = Client(
         arguments.url,
@@ -77,45 +80,18 @@ def run(arguments: argparse.Namespace) -> None:
         retries=arguments.retries,
     )
 
-    def ask(path):
+    def find(path):
         try:
-            return client.detect(path)
+            return client.detect(path), None
         except ServingError as error:
             if error.code != "INVALID_ARGUMENT":
                 raise
-            return error
+            return InputError(str(error))
         except InputError as error:
             return error
 
     with ExitStack() as stack:
-        # Opened before the work, so that a folder that cannot be written to is found first.
-        output = stack.enter_context(atomic_output(arguments.output)) if arguments.output else None
         stack.enter_context(client)
         pool = ThreadPoolExecutor(arguments.concurrency)
         stack.callback(pool.shutdown, cancel_futures=True)
-        results, refused = [], 0
-        answers = zip(images, pool.map(ask, images), strict=True)
-        for path, poses in tqdm(answers, total=len(images), unit="photo", disable=not sys.stderr.isatty()):
-            if isinstance(poses, InputError):
-                refused += 1
-                tqdm.write(f"{path}: {poses}", file=sys.stderr)
-                continue
-            if output:
-                results += poses_to_results(poses, image_names(path))
-            if path in drawings:
-                if len(poses) and poses.keypoints.shape[1] != len(schema):
-                    raise InputError(
-                        f"--keypoints: expected the model's skeleton of {poses.keypoints.shape[1]} keypoints. "
-                        f"Received: {schema.name} of {len(schema)}"
-                    )
-                drawing = draw_poses(
-                    read_image(path, exif_orientation=True), poses, schema, min_score=arguments.min_score
-                )
-                write_drawing(drawing, drawings[path])
-            if not output and not drawings:
-                # Keeps the progress bar below the printed lines.
-                tqdm.write(summary(poses, path, arguments.min_score))
-        if output:
-            output.write_text(json.dumps(results), encoding="utf-8")
-    if refused:
-        raise InputError(f"expected photos that the server takes. Received: {refused} of {len(images)} that it refused")
+        report_people(arguments, images, drawings, pool.map(find, images), schema)

@@ -8,11 +8,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dekr_tf.cli.predict_command import summary
+from dekr_tf.cli.photos import keypoint_columns, output_format, summary
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 AddFrame = Callable[[int, float, "Poses", "np.ndarray | None"], None]
 
 
-def predict_video(arguments: argparse.Namespace, open_detector: Callable[[], "PoseDetector"]) -> None:
+def predict_video(
+    arguments: argparse.Namespace, inputs: Iterable[Path | str | None], open_detector: Callable[[], "PoseDetector"]
+) -> None:
     """Runs `dekr predict` of one video file or camera.
 
     Prints, in the end, how many frames a second there were.
 
     Args:
         arguments: of `dekr predict`.
+        inputs: files that are read beside the video.
         open_detector: loads the model, after all else that could be wrong has been looked at.
 
     Raises:
@@ -43,6 +46,7 @@ def predict_video(arguments: argparse.Namespace, open_detector: Callable[[], "Po
     import numpy as np
     from tqdm import tqdm
 
+    from dekr_tf.files import check_outputs
     from dekr_tf.inference.tracking import PoseTracker
     from dekr_tf.video import CODECS, VideoReader, is_camera, write_video
     from dekr_tf.visualization.drawing import draw_poses
@@ -55,21 +59,19 @@ def predict_video(arguments: argparse.Namespace, open_detector: Callable[[], "Po
     output, draw, camera = arguments.output, arguments.draw, is_camera(source)
     if draw and (draw.is_dir() or not draw.suffix):
         draw /= f"{Path(source).stem.replace(':', '_')}.mp4"
-    for option, path, suffixes in (("--output", output, (".json", ".csv")), ("--draw", draw, tuple(CODECS))):
-        if path and path.suffix.lower() not in suffixes:
-            raise InputError(f"{option} of a video: expected a file name in {' or '.join(suffixes)}. Received: {path}")
-        if path and path.resolve() == Path(source).resolve():
-            raise InputError(f"{option}: expected another file than the video. Received: {path}")
+    if draw and draw.suffix.lower() not in CODECS:
+        raise InputError(f"--draw of a video: expected a file name in {' or '.join(CODECS)}. Received: {draw}")
+    check_outputs([output, draw], [source, *inputs])
 
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(VideoReader(source))
-        # Opened before the work, so that a folder that cannot be written to is found first.
-        text = stack.enter_context(_open_text(output)) if output else None
         add_drawing = stack.enter_context(write_video(draw, video.size, video.frame_rate)) if draw else None
+        # Inside that of the drawing, as it is this one whose writes fail as they are made.
+        text = stack.enter_context(_open_text(output)) if output else None
         detector = open_detector()
         schema = detector.sidecar.schema
         tracker = PoseTracker(schema.oks_sigmas) if arguments.track else None
-        add_poses = stack.enter_context(_FORMATS[output.suffix.lower()](text, video, schema)) if text else None
+        add_poses = stack.enter_context(_FORMATS[output_format(output)](text, video, schema)) if text else None
         stopped = stack.enter_context(_interrupt_ends()) if camera else threading.Event()
         total = min((count for count in (arguments.frames, video.frame_count) if count), default=None)
         progress = stack.enter_context(tqdm(total=total, unit="frame", disable=not sys.stderr.isatty()))
@@ -168,8 +170,7 @@ def _csv_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterato
     from dekr_tf.coco_format import poses_to_results
 
     writer = csv.writer(file, lineterminator="\n")
-    columns = [f"{name}_{value}" for name in schema.names for value in ("x", "y", "score")]
-    writer.writerow(["frame", "time", "track_id", "score", *columns])
+    writer.writerow(["frame", "time", "track_id", "score", *keypoint_columns(schema)])
 
     def add(number, seconds, poses, track_ids):
         for index, person in enumerate(poses_to_results(poses, {})):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dekr_tf.cli.photos import check_none_refused, drawing_paths, usable_photos
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,19 +73,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Draws what the chosen action says, of each photo.
 
     Raises:
-        InputError: a photo, the model, the keypoint's name or the folder is not usable. All photos are decoded once
-            before the model is loaded.
+        InputError: the model, the keypoint's name or the folder is not usable; or, after all else is done, photos were
+            not.
     """
-    from dekr_tf.cli.predict_command import drawing_paths, write_drawing
     from dekr_tf.config import load_config
-    from dekr_tf.images import find_images, read_image
+    from dekr_tf.files import check_outputs
+    from dekr_tf.images import find_images, read_image, write_image
+    from dekr_tf.inference.artifacts import model_files
     from dekr_tf.inference.detector import PoseDetector
 
     images = find_images(arguments.images)
     drawings = drawing_paths(images, arguments.output)
     config = load_config(arguments.config) if arguments.config else None
-    for path in images:
-        read_image(path, exif_orientation=True)
+    check_outputs(drawings.values(), [*images, *model_files(arguments.model), arguments.config])
 
     from dekr_tf.models import load_model
 
@@ -94,13 +95,18 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--keypoint: expected one of {', '.join(names)}. Received: {arguments.keypoint}")
     keypoint = names.index(arguments.keypoint) if arguments.keypoint else None
     detector = PoseDetector(model, sidecar, dense=True, input_size=arguments.input_size)
-    for path, drawing in drawings.items():
+
+    def look_at(path):
         try:
-            view = look(read_image(path, exif_orientation=True), detector, arguments.min_score)
-            write_drawing(arguments.draw(view, model, sidecar, keypoint), drawing)
+            return look(read_image(path, exif_orientation=True), detector, arguments.min_score)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        print(f"{drawing}: {len(view.rows)} {'person' if len(view.rows) == 1 else 'people'}")
+            return error
+
+    refused = []
+    for path, view in usable_photos(images, map(look_at, images), refused):
+        write_image(arguments.draw(view, model, sidecar, keypoint), drawings[path])
+        print(f"{drawings[path]}: {len(view.rows)} {'person' if len(view.rows) == 1 else 'people'}")
+    check_none_refused(refused, images)
 
 
 @dataclass(frozen=True)

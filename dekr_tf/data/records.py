@@ -1,11 +1,10 @@
 """Training data as TFRecord shards: few large files, for storage that is slow with many small ones."""
 
 import contextlib
+import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from dekr_tf.data.annotations import ImageRecord
 from dekr_tf.errors import InputError
+from dekr_tf.files import atomic_outputs
 from dekr_tf.images import ImageSource, decode_image
 from dekr_tf.keypoints import KeypointSchema
 
@@ -129,9 +129,11 @@ def write_records(
     names = [f"{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
     written = []
     with (
-        _whole_folder(Path(folder)) as temporary,
+        atomic_outputs(folder, folder=True) as temporary,
+        write_errors(temporary),
         tqdm(total=len(records), unit="image", disable=None if progress else True) as bar,
     ):
+        temporary.mkdir()
         for shard, name in enumerate(names):
             with tf.io.TFRecordWriter(str(temporary / name)) as writer:
                 for index in order[shard::shards]:
@@ -200,17 +202,13 @@ def _parse(data: bytes, num_keypoints: int) -> tuple[int, bytes, ImageRecord]:
 
 
 @contextlib.contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder that becomes `path` when the block ends without an exception."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"expected a new or empty folder to write to. Received: {path}")
+def write_errors(folder: str | os.PathLike) -> Iterator[None]:
+    """Turns TensorFlow's report of a file in a folder that it could not write into an `OSError` about the folder."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as holder:
-            temporary = Path(holder) / path.name
-            temporary.mkdir()
-            yield temporary
-            os.replace(temporary, path)
-    except (OSError, tf.errors.OpError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.message
-        raise InputError(f"cannot write {path}: {reason}") from error
+        yield
+    except tf.errors.OpError as error:
+        if str(folder) not in error.message:
+            raise
+        # "{{node}} path; File too large [Op:SaveV2]"
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise OSError(errno.EIO, reason, str(folder)) from error

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
+from dekr_tf.files import write_text
 from dekr_tf.keypoints import COCO
 
 MIN_SIDE = 64
@@ -186,8 +186,7 @@ def _write_split(folder: Path, split: str, size, scenes) -> int:
             }
         ],
     }
-    with atomic_output(folder / f"{split}.json") as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    write_text(folder / f"{split}.json", json.dumps(content))
     return len(annotations)
 
 

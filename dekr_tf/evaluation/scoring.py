@@ -160,7 +160,13 @@ def read_results(
         where = f"{name}: entry {number}"
         image_id, score = entry.get("image_id"), entry.get("score")
         if not isinstance(image_id, int | str) or image_id not in images:
-            raise InputError(f"{where}: expected an image_id of the annotation file. Received: {received(image_id)}")
+            reason = ""
+            if image_id is None and "file_name" in entry:
+                # As `dekr predict` writes them.
+                reason = f", of {received(entry['file_name'])}, whose name is not a number of its own"
+            raise InputError(
+                f"{where}: expected an image_id of the annotation file. Received: {received(image_id)}{reason}"
+            )
         if not is_finite_number(score):
             raise InputError(f"{where}: expected a finite number as score. Received: {received(score)}")
         poses.append((image_id, parse_keypoints(entry.get("keypoints"), schema, where), score))

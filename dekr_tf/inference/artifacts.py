@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dekr_tf.errors import InputError
+from dekr_tf.files import exists, is_folder
 from dekr_tf.inference.sparse_head import SparseOffsetMap
+from dekr_tf.sidecar import sidecar_path
 
 #: Name of the offset head's weights (`models.pose_model.fold_offset_head`) that go with a model that ends at the maps:
 #: inside a folder or a file that carries them.
@@ -172,7 +174,13 @@ class SparseMaps:
 
 def head_path(model: str | Path) -> Path:
     """Where the offset head's weights of a model lie that ends at the maps: in a folder, beside a file."""
-    return Path(model) / HEAD_MEMBER if Path(model).is_dir() else Path(f"{model}.{HEAD_MEMBER}")
+    return Path(model) / HEAD_MEMBER if is_folder(model) else Path(f"{model}.{HEAD_MEMBER}")
+
+
+def model_files(model: str | Path) -> list[Path]:
+    """The files that a model consists of, whether they are there or not: of a SavedModel, all that is in the folder."""
+    path = Path(model)
+    return [path, sidecar_path(path), head_path(path), *path.rglob("*")]
 
 
 def read_head(model: str | Path) -> dict[str, np.ndarray]:
@@ -183,7 +191,7 @@ def read_head(model: str | Path) -> dict[str, np.ndarray]:
     """
     path = head_path(model)
     try:
-        if path.exists():
+        if exists(path):
             with np.load(path) as arrays:
                 return dict(arrays)
         with zipfile.ZipFile(model) as archive, archive.open(HEAD_MEMBER) as file, np.load(file) as arrays:

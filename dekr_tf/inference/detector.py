@@ -145,7 +145,8 @@ class PoseDetector:
         """Finds the people in several photos; those of one network input size go through the network together.
 
         Args:
-            images: each as for a single photo, of any sizes. With flip test, the network gets twice as many at once.
+            images: each as for a single photo, of any sizes; or one array (B, H, W, 3). With flip test, the network
+                gets twice as many at once.
 
         Returns:
             What each photo alone would give, in the order of the photos.
@@ -153,7 +154,7 @@ class PoseDetector:
         Raises:
             InputError: as for a single photo.
         """
-        inputs, frames = zip(*map(self.network_inputs, images), strict=True) if images else ((), ())
+        inputs, frames = zip(*map(self.network_inputs, images), strict=True) if len(images) else ((), ())
         groups: dict[tuple[int, int], list[int]] = {}
         for index, frame in enumerate(frames):
             groups.setdefault(frame.size, []).append(index)

@@ -11,6 +11,7 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
+from dekr_tf.files import exists, is_folder
 from dekr_tf.inference.artifacts import LiteRTEngine, OnnxEngine, SavedModelEngine, SparseMaps, read_head
 from dekr_tf.inference.decoder import average_heatmaps, find_candidates, mirror_input
 from dekr_tf.sidecar import Sidecar, read_sidecar
@@ -170,7 +171,7 @@ def open_runtime(
             that gives poses.
     """
     if isinstance(model, str | Path):
-        if Path(model).is_dir() or Path(model).suffix in (".tflite", ".onnx"):
+        if is_folder(model) or Path(model).suffix in (".tflite", ".onnx"):
             return _open_artifact(Path(model), config, flip, dense, threads, heatmap)
         from dekr_tf.models import load_model
 
@@ -196,7 +197,7 @@ def open_runtime(
 
 
 def _open_artifact(path, config, flip, dense, threads, heatmap):
-    if not path.exists():
+    if not exists(path):
         raise InputError(f"no such model: {path}")
     if config is not None:
         raise InputError(f"expected no config beside {path}, which has its settings in it. Received: one")
@@ -211,7 +212,7 @@ def _open_artifact(path, config, flip, dense, threads, heatmap):
             f"expected a Keras model, or one that ends at the maps, for several scales or matching. Received: {path}"
         )
     outputs = POSES if artifact.graph == "poses" else FEATURES
-    if path.is_dir():
+    if is_folder(path):
         engine = SavedModelEngine(path, outputs, artifact.input_type)
     else:
         engine = (LiteRTEngine if path.suffix == ".tflite" else OnnxEngine)(path, outputs, threads)

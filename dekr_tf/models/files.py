@@ -8,7 +8,7 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
+from dekr_tf.files import atomic_output, is_file
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import MEMBER, Sidecar, read_sidecar, to_json, write_sidecar
 
@@ -33,6 +33,8 @@ def save_model(model: keras.Model, path: str | Path, sidecar: Sidecar | None = N
         elif str(path).endswith(WHOLE):
             model.save(temporary)
         else:
+            # HDF5 would tell of a full disk in many lines, and not as an OSError.
+            temporary.write_bytes(bytes(4 * model.count_params() + 4096 * len(model.variables)))
             model.save_weights(temporary)
     if sidecar is not None and not compact:
         write_sidecar(sidecar, path)
@@ -49,7 +51,7 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
         InputError: the file is missing, damaged, no DEKR of ours, or does not fit the settings.
     """
     check_suffix(path)
-    if not Path(path).is_file():
+    if not is_file(path):
         raise InputError(f"no such model: {path}")
     sidecar = read_sidecar(path) if config is None else Sidecar.from_config(config)
     whole = str(path).endswith(WHOLE)

@@ -23,7 +23,8 @@ from dekr_tf.training.state import STATE, Progress, save_state
 from dekr_tf.training.summaries import write_summaries
 from dekr_tf.training.validation import ValidationSet
 
-#: Columns of log.csv.
+#: Name of the file with the losses in the run's folder, and its columns.
+LOG = "log.csv"
 COLUMNS = ("epoch", "loss", "heatmap_loss", "offset_loss", "learning_rate", "val_AP")
 #: Folder of TensorBoard's files in that of the run.
 SUMMARIES = "tensorboard"
@@ -102,9 +103,9 @@ class RunFiles(keras.callbacks.Callback):
         validates = self.validation and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs)
         if validates:
             logs["val_AP"] = self.validation.measure(self.detector)
+        pictures = list(self.validation.pictures(self.detector)) if validates else ()
         with self._full_disk():
             # A file for each epoch: what is repeated after a kill takes the place of what was there before.
-            pictures = self.validation.pictures(self.detector) if validates else ()
             write_summaries(self.output / SUMMARIES, f".epoch{epoch + 1:04d}", epoch + 1, logs, pictures)
             save_model(self.network, self.output / "last.keras", self.sidecar)
             if validates and logs["val_AP"] > self.progress.best_ap:
@@ -116,7 +117,7 @@ class RunFiles(keras.callbacks.Callback):
 
     def _write_log(self):
         with (
-            atomic_output(self.output / "log.csv") as temporary,
+            atomic_output(self.output / LOG) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, COLUMNS)
@@ -128,8 +129,8 @@ class RunFiles(keras.callbacks.Callback):
         done = last_checkpoint(self.output, self.progress)
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, InputError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"cannot write to {self.output}; {done}. Received: {reason}") from error
 
 

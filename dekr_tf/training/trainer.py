@@ -11,11 +11,11 @@ import yaml
 from dekr_tf.config import Config, TrainingConfig, load_config
 from dekr_tf.data.samples import open_training_data
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
+from dekr_tf.files import check_outputs, write_text
 from dekr_tf.layers.backend import replica_count
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.training.callbacks import RunFiles, StopOnNan, copy_weights
+from dekr_tf.training.callbacks import LOG, RunFiles, StopOnNan, copy_weights
 from dekr_tf.training.devices import is_chief, lost_machines, open_strategy, placement
 from dekr_tf.training.initial_weights import load_backbone, load_initial_weights
 from dekr_tf.training.model import DekrTraining
@@ -53,6 +53,9 @@ def train(
     """
     settings = config.training
     going_on = _check_folder(config, output, resume)
+    # Not config.yaml, from which a run may go on.
+    names = (STATE, LOG, *(f"{name}.keras{suffix}" for name in ("last", "best") for suffix in ("", ".json")))
+    check_outputs([output / name for name in names], config.files())
     data = open_training_data(config)
     validation = ValidationSet(config) if config.data.val_annotations else None
     strategy = open_strategy(settings.devices)
@@ -76,8 +79,7 @@ def train(
         own = [StopOnNan(output, progress)]
         if is_chief():
             remove_leftovers(output)
-            with atomic_output(output / CONFIG) as temporary:
-                temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+            write_text(output / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             own.append(RunFiles(config, output, progress, network, validation))
             if progress.epochs >= settings.epochs:
                 print(f"{output}: all {progress.epochs} epochs are done")

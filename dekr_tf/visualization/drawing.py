@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from dekr_tf.keypoints import KeypointSchema
-from dekr_tf.poses import Poses
+from dekr_tf.poses import Poses, check_skeleton
 
 LEFT_COLOR = (255, 140, 40)
 RIGHT_COLOR = (40, 150, 255)
@@ -50,7 +50,11 @@ def draw_poses(
 
     Returns:
         (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: the poses have another number of keypoints than the skeleton.
     """
+    check_skeleton(poses, schema)
     canvas = image.copy()
     sides = _sides(schema)
     # The best on top.

@@ -1,15 +1,18 @@
 """`dekr predict` with a stand-in for the network: what it prints, writes, draws, and says of bad input."""
 
+import csv
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from dekr_tf.cli import main as command_line
-from dekr_tf.cli.predict_command import drawing_paths
+from dekr_tf.cli.photos import drawing_paths, image_names
 from dekr_tf.config import Config
-from dekr_tf.errors import InputError
+from dekr_tf.images import decode_image
 from dekr_tf.inference.runtimes import MapDecoder
 from dekr_tf.sidecar import Sidecar
 
@@ -93,26 +96,110 @@ def test_names_of_drawings(tmp_path):
     photos = [tmp_path / name for name in ("a.bmp", "a.jpg", "a.png", "a_2.png", "b/A.webp")]
     names = [path.name for path in drawing_paths(photos, tmp_path / "drawn").values()]
     assert names == ["a.png", "a.jpg", "a_2.png", "a_2_2.png", "A_2.jpg"]
-    with pytest.raises(InputError, match="does not hold the photos"):
-        drawing_paths(photos, tmp_path)
+
+
+def test_a_table_has_a_row_a_person(predict, tmp_path):
+    assert predict("000000000785.jpg", "street.png", "--output", "poses.csv") == (0, "", "")
+    head, *rows = csv.reader((tmp_path / "poses.csv").read_text().splitlines())
+    assert head[:6] == ["image_id", "file_name", "score", "nose_x", "nose_y", "nose_score"]
+    assert head[-1] == "right_ankle_score" and len(head) == 3 + 3 * 17
+    assert [row[:6] for row in rows] == [
+        ["785", "000000000785.jpg", "0.4", "64.0", "32.0", "0.4"],
+        ["785", "000000000785.jpg", "0.01", "0.0", "0.0", "0.01"],
+        ["", "street.png", "0.4", "64.0", "32.0", "0.4"],
+        ["", "street.png", "0.01", "0.0", "0.0", "0.01"],
+    ]
+
+
+def test_an_image_id_stands_for_one_photo(tmp_path):
+    photos = [Path(name) for name in ("a/1.jpg", "b/01.jpg", "b/2.jpg", "x.jpg", "y3.jpg", "-4.jpg", "5.5.jpg")]
+    names = image_names(photos)
+    assert {path.as_posix(): content.get("image_id") for path, content in names.items()} == {
+        "a/1.jpg": None,
+        "b/01.jpg": None,
+        "b/2.jpg": 2,
+        "x.jpg": None,
+        "y3.jpg": None,
+        "-4.jpg": None,
+        "5.5.jpg": None,
+    }
+    assert [content["file_name"] for content in names.values()] == [path.as_posix() for path in photos]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_photos_that_cannot_be_used_are_named_and_the_others_go_on(predict, tmp_path, form):
+    data = (tmp_path / "000000000785.jpg").read_bytes()
+    (tmp_path / "broken.jpg").write_bytes(data[: len(data) // 2])
+    cv2.imwrite("long.png", np.zeros((1, 20_000, 3), np.uint8))
+    code, output, errors = predict(".", "--output", f"poses.{form}", "--draw", "drawn")
+    assert (code, output) == (2, "")
+    broken, long, last = errors.splitlines()
+    assert broken.startswith("broken.jpg: image broken.jpg: expected a whole image. Received: a truncated")
+    assert long.startswith("long.png: image too elongated")
+    assert last == "dekr predict: error: expected photos that can be used. Received: 2 of 4 that cannot"
+    people = (tmp_path / f"poses.{form}").read_text()
+    assert (people.count("000000000785.jpg"), people.count("street.png")) == (2, 2)
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["000000000785.jpg", "street.png"]
+    assert len(predict.opened) == 1
+
+
+def test_photos_are_decoded_once(predict, monkeypatch):
+    decoded = []
+
+    def decode(data, source, **options):
+        decoded.append(source)
+        return decode_image(data, source, **options)
+
+    monkeypatch.setattr("dekr_tf.images.decode_image", decode)
+    assert predict(".", "--draw", "drawn")[0] == 0
+    assert decoded == ["000000000785.jpg", "street.png"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["street.png", "--output", "model.keras.json"],
+        ["street.png", "--output", "config.json", "--config", "config.json"],
+        ["street.png", "--draw", "more/.."],
+        ["street.png", "--output", "drawn/street.png/poses.json", "--draw", "drawn"],
+        ["linked.png", "--draw", "more"],
+    ],
+)
+def test_nothing_is_destroyed(predict, tmp_path, arguments):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.keras.json").write_text("{}")
+    (tmp_path / "linked.png").symlink_to("more/linked.png")
+    cv2.imwrite("more/linked.png", np.zeros((64, 64, 3), np.uint8))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, output, errors = predict(*arguments)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert "no input of the same command" in errors or "expected a folder. Received: the file" in errors
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert predict.opened == []
+
+
+def test_a_name_that_is_no_text(predict, tmp_path):
+    (tmp_path / "street.png").rename(tmp_path / os.fsdecode(b"stra\xdfe.png"))
+    assert predict("*.png", "--output", "poses.json")[0] == 0
+    assert json.loads((tmp_path / "poses.json").read_text())[0]["file_name"] == "stra\udcdfe.png"
+    assert predict("*.png", "--output", "poses.csv")[0] == 0
+    assert "stra\\udcdfe.png" in (tmp_path / "poses.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["none.jpg"], "none.jpg"),
-        ([".", "broken.jpg"], "broken.jpg"),
         (["street.png", "--input-size", "0"], "0"),
         (["street.png", "--scales", "1", "0"], "1.0 0.0"),
         (["street.png", "--nms-threshold", "-1"], "-1.0"),
-        (["street.png", "--draw", "."], "."),
+        (["street.png", "--draw", "."], "street.png"),
+        (["street.png", "--output", "poses.txt"], "expected a file name in .json or .csv. Received: poses.txt"),
         (["street.png", "--output", "more"], "more"),
         (["street.png", "--config", "none.yaml"], "none.yaml"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(predict, tmp_path, arguments, named):
-    data = (tmp_path / "000000000785.jpg").read_bytes()
-    (tmp_path / "broken.jpg").write_bytes(data[: len(data) // 2])
     before = sorted(tmp_path.rglob("*"))
     code, output, errors = predict(*arguments, *([] if "--output" in arguments else ["--output", "poses.json"]))
     assert (code, output) == (2, "")
@@ -133,14 +220,6 @@ def test_several_scales_and_matching(predict, tmp_path):
         "dekr predict: error: scales: expected at least 0.5 at input size 64, for a map of 8 cells or more. "
         "Received: 0.4\n",
     )
-
-
-def test_an_elongated_photo_is_named(predict, tmp_path):
-    cv2.imwrite(str(tmp_path / "long.png"), np.zeros((1, 20_000, 3), np.uint8))
-    code, _, errors = predict(".", "--output", "poses.json")
-    assert code == 2
-    assert "long.png: image too elongated" in errors
-    assert not (tmp_path / "poses.json").exists()
 
 
 def test_a_missing_model_is_named(predict, tmp_path):

@@ -127,7 +127,7 @@ def test_bad_input(folder, tmp_path, capsys):
     output = ("--output", tmp_path / "output.npz")
     other = "expected the 17 keypoints of the model's skeleton coco. Received: the 14 of crowdpose"
     for words, message in {
-        ("predict", folder / "val" / "images", *model, "--rescore", tmp_path / "other.npz", *output): other,
+        ("predict", folder / "val" / "images", *model, "--rescore", tmp_path / "other.npz"): other,
         ("evaluate", *model, *data, "--rescore", tmp_path / "other.npz", *output): other,
         ("evaluate", *model, *data, "--rescore", tmp_path / "gone.npz", *output): "gone.npz: No such file",
         ("evaluate", "--results", "r.json", *data[:2], "--rescore", "net.npz", *output): "Received: --rescore",

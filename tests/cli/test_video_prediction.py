@@ -224,7 +224,7 @@ def test_video_of_a_camera_is_as_fast_as_life(predict, tmp_path, monkeypatch):
         (["clip.avi", "--frames", "0"], "--frames: expected a positive number. Received: 0"),
         (["clip.avi", "--output", "poses.txt"], "poses.txt"),
         (["clip.avi", "--draw", "drawn.gif"], "drawn.gif"),
-        (["clip.avi", "--draw", "clip.avi"], "another file than the video. Received: clip.avi"),
+        (["clip.avi", "--draw", "clip.avi"], "no input of the same command. Received: clip.avi"),
         (["photo.jpg", "--track"], "--track and --frames are for a video or a camera. Received: photo.jpg"),
         (["photo.jpg", "--frames", "3"], "--track and --frames are for a video or a camera. Received: photo.jpg"),
         (["long.avi", "--draw", "drawn.mp4"], "long.avi: image too elongated"),
