@@ -49,9 +49,9 @@ def read_json(path: str | os.PathLike, kind: str) -> Any:
         kind: what it holds, for the error.
 
     Raises:
-        InputError: it cannot be read, or is no JSON.
+        InputError: it cannot be read, is no JSON, or gives a key twice, of which JSON's readers take the last.
     """
-    return _parsed(path, kind, "JSON", json.loads)
+    return _parsed(path, kind, "JSON", lambda text: json.loads(text, object_pairs_hook=_mapping))
 
 
 def read_yaml(path: str | os.PathLike, kind: str) -> Any:
@@ -263,6 +263,14 @@ def _open_if_read(path: str, flags: int) -> int:
         raise
     os.set_blocking(descriptor, True)
     return descriptor
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} twice")
+    return mapping
 
 
 class _UniqueKeysLoader(yaml.SafeLoader):

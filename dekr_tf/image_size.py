@@ -27,10 +27,10 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
             (header,) = struct.unpack_from("<I", data, 14)
             width, height = struct.unpack_from("<HH" if header < 16 else "<ii", data, 18)
             # A negative height means rows from the top.
-            return abs(height), width
+            return abs(height), abs(width)
         if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
             return _tiff_size(data)
-    except struct.error:  # The file ends before.
+    except (struct.error, OverflowError):  # The file ends before, or points out of itself.
         pass
     return None
 

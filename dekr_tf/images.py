@@ -120,9 +120,14 @@ def write_image(image: np.ndarray, path: str | os.PathLike) -> None:
     """
     check_picture_name(path)
     try:
-        encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    except cv2.error as error:
-        raise InputError(f"cannot write {path}: {error.err}") from error
+        written, encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        written = False
+    if not written:
+        raise InputError(
+            f"cannot write {path}: expected a picture that fits into this format. "
+            f"Received: {image.shape[0]}x{image.shape[1]} pixels (height x width)"
+        )
     with atomic_output(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
 

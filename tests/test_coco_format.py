@@ -207,3 +207,33 @@ def test_poses_become_results():
 def test_box_around_points():
     assert box_around(np.array([[3.0, 9.0], [1.0, 10.0]])) == (1, 9, 2, 1)
     assert box_around(np.zeros((0, 2))) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("train/a..b.jpg", "train/a..b.jpg"),
+        ("./train//a.jpg", "train/a.jpg"),
+        ("train\\part 1\\a.jpg", "train/part 1/a.jpg"),
+        ("../a.jpg", None),
+        ("train/../../a.jpg", None),
+        ("train\\..\\a.jpg", None),
+        ("/etc/passwd", None),
+        ("\\server\\share\\a.jpg", None),
+        ("\\\\server\\share\\a.jpg", None),
+        ("C:\\photos\\a.jpg", None),
+        ("c:a.jpg", None),
+        ("a\0.jpg", None),
+    ],
+)
+def test_file_names_stay_in_the_folder(name, read):
+    (image,) = read_labels({"images": [{"id": 7, "file_name": name}], "annotations": [PERSON]}, PAIR)
+    if read:
+        assert image.file_name == read
+    else:
+        with pytest.raises(
+            InputError, match=r"image 7: expected as file_name a path in the folder .* Received: '"
+        ) as error:
+            _ = image.file_name
+        assert str(error.value).endswith(repr(name))

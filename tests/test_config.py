@@ -173,3 +173,24 @@ def test_branches_may_group_keypoints(tmp_path):
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         Config().input_size = 640
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"experiment\.yaml: expected YAML. Received: the key epochs twice"):
+        load(tmp_path, "training:\n  epochs: 1\n  epochs: 2\n")
+    with pytest.raises(InputError, match=r"override data=.*: the value is not YAML"):
+        load(tmp_path, overrides=["data={repeat: 1, repeat: 2}"])
+
+
+def test_the_files_that_a_config_names(tmp_path):
+    config = load(
+        tmp_path,
+        "data:\n"
+        "  train:\n"
+        "  - {annotations: a.json, images: photos.zip}\n"
+        "  - {records: gs://bucket/records}\n"
+        "  val_annotations: val.json\n"
+        "training: {initial_weights: first.keras}\n",
+    )
+    names = {str(path) for path in config.files()}
+    assert names == {"a.json", "photos.zip", "val.json", "first.keras", "coco"}

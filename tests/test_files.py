@@ -299,5 +299,8 @@ def test_a_key_given_twice_is_refused(tmp_path):
         "base": {"x": 5, "y": 6},
         "merged": {"x": 7, "y": 6},
     }
+    path.write_text('{"a": [{"b": 1, "c": 2, "b": 3}]}')
+    with pytest.raises(InputError, match=r"expected JSON\. Received: the key b twice$"):
+        read_json(path, "config")
     path.write_text('{"a": 1}')
     assert read_json(path, "config") == read_yaml(path, "config") == {"a": 1}

@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dekr_tf.errors import InputError
-from dekr_tf.images import check_images, decode_image, find_images, open_images, read_image
+from dekr_tf.image_size import size_in_header
+from dekr_tf.images import check_images, decode_image, find_images, open_images, read_image, write_image
 
 RAMP = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
 COLORS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
@@ -130,6 +133,86 @@ def test_an_enormous_header_is_refused_and_nothing_is_printed(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def tiff(order, sides, big):
+    """The start of a TIFF file: its directory of width and height, the latter in 16 bits."""
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    head += struct.pack(order + "HHQQ", 8, 0, 16, 2) if big else struct.pack(order + "IH", 8, 2)
+    entries = [(257, 3, sides[0]), (256, 4, sides[1])]
+    for tag, kind, value in entries:
+        code = {3: "HH", 4: "I"}[kind]
+        values = (value, 0) if kind == 3 else (value,)
+        head += struct.pack(order + "HH" + ("Q" if big else "I") + code, tag, kind, 1, *values)
+        head += b"\0" * (4 if big else 0)
+    return head
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif"])
+def test_the_header_says_the_size(suffix):
+    data = encode(cv2.resize(COLORS, (48, 40)), suffix)
+    assert size_in_header(data) == (40, 48)
+    assert size_in_header(data[:4]) is None
+    assert size_in_header(jpeg_with_exif(encode(COLORS, ".jpg"), 6, extra=data)) == (4, 6)
+
+
+def test_headers_of_other_kinds():
+    for order in "<>":
+        for big in (False, True):
+            assert size_in_header(tiff(order, (40_000, 70_000), big)) == (40_000, 70_000)
+    assert size_in_header(b"BM" + bytes(12) + struct.pack("<IHH", 12, 7, 5)) == (5, 7)
+    assert size_in_header(b"BM" + bytes(12) + struct.pack("<Iii", 40, 7, -5)) == (5, 7)
+    # Fill bytes, a restart marker and a comment stand before the frame.
+    head = b"\xff\xd8\xff\xff\xfe\0\4ab\xff\xd0\xff\xc2" + struct.pack(">HBHH", 11, 8, 5, 7)
+    assert size_in_header(head) == (5, 7)
+    for data in (
+        b"",
+        b"GIF89a",
+        b"\xff\xd8",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xe1\0\0",
+        b"BM",
+        b"II*\0\xff\xff\xff\xff",
+    ):
+        assert size_in_header(data) is None
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0+"]))
+def test_no_header_makes_it_fail(data, start):
+    size = size_in_header(start + data)
+    assert size is None or min(size) >= 0
+
+
+def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 16_000, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    with pytest.raises(
+        InputError, match=r"^image bomb: expected at most 268435456 pixels\. Received: 16000x20000 \(height x width\)$"
+    ):
+        decode_image(data, "bomb", exif_orientation=True)
+    # Of a format whose header is not read.
+    monkeypatch.setattr("dekr_tf.images.MAX_PIXELS", 23)
+    with pytest.raises(InputError, match=r"at most 23 pixels\. Received: 4x6"):
+        decode_image(encode(COLORS, ".webp"), "photo", exif_orientation=True)
+    monkeypatch.setattr("dekr_tf.images.MAX_PIXELS", 24)
+    for suffix in (".webp", ".png"):
+        assert decode_image(encode(COLORS, suffix), "photo", exif_orientation=True).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
+def test_a_picture_is_written_and_read(tmp_path, suffix):
+    write_image(COLORS, tmp_path / f"new/picture{suffix}")
+    np.testing.assert_array_equal(read_image(tmp_path / f"new/picture{suffix}", exif_orientation=True), COLORS)
+
+
+def test_pictures_that_cannot_be_written(tmp_path):
+    for name in ("sheet.json", "sheet", "sheet.mp4"):
+        with pytest.raises(InputError, match=rf"the name of a picture to write, such as .* Received: .*{name}$"):
+            write_image(COLORS, tmp_path / name)
+    # JPEG has 16 bits for a side.
+    with pytest.raises(InputError, match=r"^cannot write .*wide\.jpg: .* Received: 1x70000 pixels"):
+        write_image(np.zeros((1, 70_000, 3), np.uint8), tmp_path / "wide.jpg")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_not_an_image_is_named(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("not a picture")
@@ -138,6 +221,11 @@ def test_what_is_not_an_image_is_named(tmp_path):
             read_image(tmp_path / name, exif_orientation=True)
     with pytest.raises(InputError, match="directory"):
         read_image(tmp_path, exif_orientation=True)
+    with pytest.raises(InputError, match="cannot read image a\0b: embedded null byte"):
+        read_image("a\0b", exif_orientation=True)
+    for name in ("n" * 300, "a\0b"):
+        with pytest.raises(InputError, match=f"cannot read .*{name}: (File name too long|embedded null byte)"):
+            check_images([name], tmp_path)
 
 
 @pytest.fixture
@@ -157,6 +245,17 @@ def test_find_images_in_files_folders_and_patterns(folder):
     assert found("**/*.jpg") == ["b.jpg", "sub/d.jpg"]
     assert found("sub", "b.jpg", "b.jpg", "?.jpg") == ["b.jpg", "sub/d.jpg"]
     assert found("notes.txt") == ["notes.txt"]
+
+
+def test_image_files_that_are_passed_over_are_counted(folder, caplog):
+    for name in ("d.jfif", "e.JPE", "f.gif", "g.HEIC", "h.gif", ".i.gif"):
+        (folder / name).touch()
+    assert [path.name for path in find_images([folder])] == ["a.PNG", "b.jpg", "c.webp", "d.jfif", "e.JPE"]
+    (message,) = caplog.messages
+    assert message.startswith(
+        f"{folder}: passed over 3 image files in .gif, .heic; of a folder, those in .bmp, .jfif, "
+    )
+    assert find_images([folder / "f.gif"]) == [folder / "f.gif"]
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_file_first(tmp_path):
@@ -207,6 +306,17 @@ def test_images_of_a_folder_and_of_a_zip_file(archive, tmp_path):
     assert zipped.read("images/3.png").shape == (4, 9, 3)
     assert "3.png" in zipped and "30.png" not in zipped
     assert "train/3.png" in folder and "3.png" not in folder
+
+
+def test_separators_of_windows_in_a_zip_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as file:
+        for part in (1, 2):
+            entry = zipfile.ZipInfo("name")
+            entry.filename = f"train\\part {part}\\same.png"
+            file.writestr(entry, encode(np.full((4, 6, 3), 40 * part, np.uint8), ".png"))
+    images = open_images(tmp_path / "windows.zip")
+    assert images.read("train/part 2/same.png").max() == 80
+    assert images.read("part 1/same.png").max() == 40
 
 
 def test_threads_may_read_a_zip_file_side_by_side(archive):

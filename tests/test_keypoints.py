@@ -189,3 +189,21 @@ def test_categories_with_known_keypoints_give_the_known_skeleton(known):
 def test_categories_that_make_no_skeleton(categories, message):
     with pytest.raises(InputError, match=message):
         schema_from_categories(categories, "x")
+
+
+def test_a_json_file_is_read_as_json(tmp_path):
+    path = tmp_path / "hand.json"
+    # YAML takes no tabs.
+    path.write_text(json.dumps(HAND, indent="\t"))
+    assert load_schema(str(path)) == KeypointSchema.from_dict(HAND)
+    path.write_text("name: hand")
+    with pytest.raises(InputError, match=r"^skeleton .*hand\.json: expected JSON\. Received: Expecting value"):
+        load_schema(str(path))
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_a_key_given_twice_is_refused(tmp_path, suffix):
+    path = tmp_path / f"hand.{suffix}"
+    path.write_text(json.dumps(HAND)[:-1] + ', "edges": []}')
+    with pytest.raises(InputError, match=r"^skeleton .*: expected (YAML|JSON)\. Received: the key edges twice"):
+        load_schema(str(path))

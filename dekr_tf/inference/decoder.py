@@ -63,8 +63,11 @@ def find_candidates(
         width = heatmap.shape[1]
         other = regress_keypoints(mirrored[1], rows, width - 1 - columns)[:, list(flip_indices)]
         other[..., 0] = width - 1 - other[..., 0]
-        keypoints = (keypoints + other) / 2
-    keypoints = keypoints * OUTPUT_STRIDE
+        with np.errstate(invalid="ignore"):
+            keypoints = (keypoints + other) / 2
+    # A network that overflows gives infinite offsets, or none at all: such people are nowhere.
+    finite = np.isfinite(keypoints).all(axis=(1, 2))
+    keypoints, center_scores = keypoints[finite] * OUTPUT_STRIDE, center_scores[finite]
     return keypoints, center_scores[:, None] * heat_values(heatmap[..., :-1], keypoints), center_scores
 
 
@@ -76,7 +79,7 @@ def select_poses(
     Args:
         keypoints: (N, K, 2) x, y in pixels of the network's input, best center first.
         keypoint_scores: (N, K), center score times heat value.
-        center_scores: (N,); a candidate of zero is none.
+        center_scores: (N,); a candidate of zero is none, and so is one with a value that is not finite.
         config: thresholds of pose NMS, and how many people may remain.
 
     Returns:
@@ -84,6 +87,7 @@ def select_poses(
         scales, the ones with the highest mean heat value, highest first.
     """
     found = center_scores != 0
+    found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)
     keypoints, keypoint_scores = keypoints[found], keypoint_scores[found]
     heat = keypoint_scores.mean(axis=1) / center_scores[found]
     threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints

@@ -101,3 +101,21 @@ def test_a_sheet_of_samples(tmp_path, capsys, people):
     ]:
         with pytest.raises(InputError, match=message):
             run("show", "--config", config, *words)
+
+
+def test_nothing_is_destroyed(tmp_path):
+    write_dataset(tmp_path, train=1, val=0, size=(64, 64), seed=0)
+    labels, image = tmp_path / "train.json", tmp_path / "train/images/000001.jpg"
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"data": {"train_annotations": str(labels), "train_images": str(image.parent)}}))
+    before = {path: path.read_bytes() for path in (labels, image, config)}
+    for words in [
+        ("schema", labels, "--output", labels),
+        ("crowdpose-trainval", labels, config, "--output", config),
+        ("show", "--config", config, "--output", image),
+    ]:
+        with pytest.raises(InputError, match="an output that is no input of the same command"):
+            run(*words)
+    with pytest.raises(InputError, match=r"such as sheet\.png\. Received: .*train\.json"):
+        run("show", "--config", config, "--output", labels)
+    assert before == {path: path.read_bytes() for path in before}

@@ -265,3 +265,24 @@ def test_pck(tmp_path, capsys):
     assert [line.split() for line in lines[:3]] == [["people", "1"], ["PCK", "1.000"], ["PCK_left_shoulder", "1.000"]]
     assert len(lines) == 16
     assert set(json.loads((tmp_path / "metric.json").read_text()).values()) == {1}
+
+
+def test_nothing_is_destroyed(folder, detector, capsys):
+    (folder / "best.keras").touch()
+    (folder / "best.keras.json").write_text("{}")
+    (folder / "link.json").symlink_to("truth.json")
+    source = ("--model", folder / "best.keras", "--images", folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for outputs, received in [
+        (("--output", folder / "truth.json"), "truth.json"),
+        (("--output", folder / "link.json"), "link.json, which is the input "),
+        (("--output", folder / "best.keras.json"), "best.keras.json"),
+        (("--results-output", folder / "a.png"), "a.png"),
+        (("--results-output", folder / "new.json", "--output", folder / "." / "new.json"), "new.json and "),
+    ]:
+        assert evaluate(folder, *source, *outputs) == 2
+        errors = capsys.readouterr().err
+        assert received in errors and errors.count("\n") == 1
+        assert "no input of the same command" in errors or "a different file for every output" in errors
+    assert not any(isinstance(asked, list) for asked in detector)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}

@@ -222,3 +222,45 @@ def test_a_quiet_import_of_what_is_not_there(capfd):
         pass
     assert sys.meta_path == finders
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_of_the_system_gives_one_line(monkeypatch, capsys):
+    assert run_evaluate(monkeypatch, PermissionError(13, "Permission denied", "photos")) == 2
+    assert run_evaluate(monkeypatch, OSError("no HDF5 file")) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "dekr evaluate: error: cannot use photos: Permission denied",
+        "dekr evaluate: error: cannot go on: no HDF5 file",
+    ]
+
+
+def test_a_name_that_is_no_text_gives_one_line(monkeypatch, capsys):
+    assert run_evaluate(monkeypatch, UnicodeEncodeError("utf-8", "stra\udcdfe", 4, 5, "surrogates not allowed")) == 2
+    assert capsys.readouterr().err == "dekr evaluate: error: expected file names in UTF-8. Received: 'stra\\udcdfe'\n"
+    with pytest.raises(UnicodeEncodeError):
+        run_evaluate(monkeypatch, UnicodeEncodeError("ascii", "straße", 4, 5, "ordinal not in range(128)"))
+
+
+def run_program(line, stdout):
+    program = (
+        "import os, sys, dekr_tf.cli.evaluate_command as verb\n"
+        "from dekr_tf.cli.main import program\n"
+        f"verb.run = lambda arguments: {line}\n"
+        "sys.argv = ['dekr', 'evaluate', '--results', 'a', '--annotations', 'b']\n"
+        "program()"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    return subprocess.run(
+        [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, env=environment, check=False
+    )
+
+
+def test_a_stream_that_cannot_print_a_name():
+    run = run_program("print('stra\\u00dfe', os.fsdecode(b'stra\\xdfe'))", subprocess.PIPE)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"stra\\xdfe stra\\udcdfe\n", b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_standard_output_on_a_full_disk():
+    with open("/dev/full", "wb") as full:
+        run = run_program("print('a')", full)
+    assert (run.returncode, run.stderr) == (2, b"dekr evaluate: error: cannot go on: No space left on device\n")

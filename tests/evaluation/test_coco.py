@@ -168,6 +168,10 @@ def test_a_person_without_any_size_is_not_scored(annotations):
     ("change", "message"),
     [
         ({"image_id": 9}, "entry 1: expected an image_id of the annotation file. Received: 9"),
+        (
+            {"image_id": None, "file_name": "a/person.jpg"},
+            "entry 1: .* Received: none, of 'a/person.jpg', whose name is not a number of its own",
+        ),
         ({"image_id": None}, "Received: none$"),
         ({"score": "high"}, "finite number as score. Received: 'high'"),
         ({"score": float("nan")}, "finite number as score. Received: nan"),

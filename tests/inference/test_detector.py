@@ -238,3 +238,47 @@ print(json.dumps([len(poses), sorted({name.split(".")[0] for name in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == [30, []]
+
+
+def test_an_array_of_images_is_a_sequence_of_images():
+    detector = PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True)
+    photos = np.stack([photo_with_blob(64, 64, x, 30) for x in (20, 40)])
+    found = detector.detect_batch(photos)
+    assert [poses.keypoints.round().tolist() for poses in found] == [[[[20, 30, 0]]], [[[40, 30, 0]]]]
+    assert detector.detect_batch(photos[:0]) == []
+
+
+@pytest.mark.parametrize("photo", [np.full((64, 64, 3), np.nan), np.full((64, 64, 3), np.nan, np.float32)])
+def test_an_image_of_no_numbers_is_refused(photo):
+    with pytest.raises(
+        InputError, match=r"expected an image \(H, W, 3\) of uint8 RGB. Received: \(64, 64, 3\) of float"
+    ):
+        PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True)(photo)
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"scales": (0.5, 1.0)}, {"match": True}])
+@pytest.mark.parametrize(
+    ("broken", "value", "left"),
+    [
+        (np.s_[0, ...], np.nan, False),  # All offsets.
+        (np.s_[0, ...], np.inf, False),
+        (np.s_[0, :, :8], np.nan, True),  # Those of the upper half.
+        (np.s_[1, ..., 1], np.nan, False),  # Centers.
+        (np.s_[1, ..., 0], np.nan, False),  # Heat values.
+    ],
+)
+def test_a_network_that_overflows_finds_nobody_there(broken, value, left, options):
+    def network(images):
+        batch, height, width, _ = images.shape
+        maps = np.zeros((2, batch, height // 4, width // 4, 2), np.float32)
+        maps[1, ..., 0] = 0.5
+        # Symmetric, so that the mirrored copy says the same.
+        maps[1, :, 4 * height // 64, [width // 16, width // 4 - 1 - width // 16], 1] = 0.5
+        maps[1, :, 12 * height // 64, [width // 16, width // 4 - 1 - width // 16], 1] = 0.5
+        maps[broken] = value
+        return maps[1], maps[0]
+
+    detector = PoseDetector(network, POINT_SIDECAR, dense=True, **options)
+    poses = detector(np.zeros((64, 64, 3), np.uint8))
+    assert np.isfinite(poses.keypoints).all() and np.isfinite(poses.scores).all()
+    assert bool(len(poses)) == left

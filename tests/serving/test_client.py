@@ -364,7 +364,7 @@ def test_the_command_names_the_photos_that_were_refused(url, folder, capsys):
     assert len(output.splitlines()) == 2
     assert f"{folder}/1.png: INVALID_ARGUMENT: image 0: expected at most 262144 pixels. Received: 600x600" in errors
     assert f"{folder}/bad.bmp: image {folder}/bad.bmp: " in errors
-    assert "expected photos that the server takes. Received: 2 of 4 that it refused" in errors
+    assert "expected photos that can be used. Received: 2 of 4 that cannot" in errors
 
 
 def test_the_command_ends_when_there_is_no_server(folder, capsys, quick_retries):
@@ -378,4 +378,4 @@ def test_the_command_ends_when_there_is_no_server(folder, capsys, quick_retries)
 def test_the_command_asks_for_the_models_skeleton(url, folder, capsys):
     command = ["serve-client", str(folder), "--url", url, "--draw", str(folder / "drawn"), "--keypoints", "crowdpose"]
     assert main(command) == 2
-    assert "expected the model's skeleton of 17 keypoints. Received: crowdpose of 14" in capsys.readouterr().err
+    assert "expected poses of the 14 keypoints of crowdpose. Received: poses of 17" in capsys.readouterr().err

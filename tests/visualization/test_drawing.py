@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dekr_tf.errors import InputError
 from dekr_tf.keypoints import COCO, KeypointSchema
 from dekr_tf.poses import Poses
 from dekr_tf.visualization.drawing import LEFT_COLOR, OUTLINE_COLOR, RIGHT_COLOR, draw_poses
@@ -100,3 +101,9 @@ def test_one_keypoint_without_edges():
     drawing = draw_poses(black(), Poses(np.array([[[200, 200, 0.4]]]), np.array([0.4])), schema)
     assert drawing[200, 200].max() > 200
     np.testing.assert_allclose(drawing[200, 203], OUTLINE_COLOR, atol=40)
+
+
+def test_poses_of_another_skeleton_are_refused():
+    with pytest.raises(InputError, match=r"^expected poses of the 17 keypoints of coco\. Received: poses of 4$"):
+        draw_poses(black(), person(), COCO)
+    np.testing.assert_array_equal(draw_poses(black(), person()[:0], COCO), black())
