@@ -102,9 +102,23 @@ def check_pixels(size: tuple[int, int], where: str) -> None:
         raise InputError(f"{where}: expected at most {MAX_PIXELS} pixels. Received: {height}x{width} (height x width)")
 
 
+def opencv_name(path: str | os.PathLike) -> str:
+    """A path to give to OpenCV, which crashes (5.0) on a name with bytes that are no UTF-8.
+
+    Raises:
+        InputError: it is such a name.
+    """
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"expected a file name in UTF-8. Received: {name!a}") from error
+    return name
+
+
 def check_picture_name(path: str | os.PathLike) -> None:
     """Raises InputError unless `write_image` knows the format that a suffix stands for."""
-    if not cv2.haveImageWriter(f"picture{Path(path).suffix}"):
+    if not cv2.haveImageWriter(f"picture{Path(opencv_name(path)).suffix}"):
         raise InputError(f"expected the name of a picture to write, such as sheet.png. Received: {path}")
 
 

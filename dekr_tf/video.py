@@ -12,7 +12,7 @@ import numpy as np
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output, is_file
-from dekr_tf.images import check_pixels
+from dekr_tf.images import check_pixels, opencv_name
 
 #: Files that count as videos, by suffix in lower case.
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
@@ -56,7 +56,7 @@ class VideoReader:
     """
 
     def __init__(self, source: str | os.PathLike):
-        self.source = os.fspath(source)
+        self.source = opencv_name(source)
         camera = _CAMERA.fullmatch(self.source)
         if not camera and not is_file(self.source):
             raise InputError(f"expected a video file. Received: {source}, which is not there")
@@ -145,7 +145,7 @@ def write_video(
         raise InputError(f"expected {' or '.join(CODECS)} as suffix of a video to write. Received: {path}")
     with atomic_output(path) as temporary:
         codec = cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
-        writer = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, codec, frame_rate, size[::-1])
+        writer = cv2.VideoWriter(opencv_name(temporary), cv2.CAP_FFMPEG, codec, frame_rate, size[::-1])
         if not writer.isOpened():
             raise InputError(
                 f"cannot write {path}: expected frames that OpenCV can encode. "
@@ -163,7 +163,7 @@ def write_video(
         finally:
             writer.release()
         # The writer says nothing when the disk is full.
-        capture = cv2.VideoCapture(str(temporary), cv2.CAP_FFMPEG)
+        capture = cv2.VideoCapture(opencv_name(temporary), cv2.CAP_FFMPEG)
         readable = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
         capture.release()
         if readable < written:

@@ -1,5 +1,6 @@
 """Reading and finding image files: the pixels that come out, and what is said of broken files."""
 
+import os
 import struct
 import zipfile
 import zlib
@@ -207,6 +208,8 @@ def test_pictures_that_cannot_be_written(tmp_path):
     for name in ("sheet.json", "sheet", "sheet.mp4"):
         with pytest.raises(InputError, match=rf"the name of a picture to write, such as .* Received: .*{name}$"):
             write_image(COLORS, tmp_path / name)
+    with pytest.raises(InputError, match=r"expected a file name in UTF-8. Received: '.*\\udcdf"):
+        write_image(COLORS, tmp_path / os.fsdecode(b"sheet.p\xdf"))
     # JPEG has 16 bits for a side.
     with pytest.raises(InputError, match=r"^cannot write .*wide\.jpg: .* Received: 1x70000 pixels"):
         write_image(np.zeros((1, 70_000, 3), np.uint8), tmp_path / "wide.jpg")

@@ -1,5 +1,6 @@
 """Videos written and read again, and what is said of files and cameras that give none."""
 
+import os
 import re
 
 import cv2
@@ -149,3 +150,22 @@ def test_a_file_that_is_cut_off_is_not_taken_for_written(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / os.fsdecode(b"stra\xdfe.avi")
+    path.touch()
+    with pytest.raises(InputError, match=r"^expected a file name in UTF-8. Received: '.*stra\\udcdfe\.avi'$"):
+        VideoReader(path)
+    with pytest.raises(InputError, match="expected a file name in UTF-8"), write_video(path, (4, 4), 25.0):
+        pytest.fail("the block must not run")
+
+
+def test_too_large_frames_are_refused(tmp_path, monkeypatch):
+    with write_video(tmp_path / "clip.avi", (48, 64), 25.0) as add:
+        add(np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.setattr("dekr_tf.images.MAX_PIXELS", 48 * 64 - 1)
+    with pytest.raises(
+        InputError, match=r"clip\.avi: expected at most 3071 pixels\. Received: 48x64 \(height x width\)$"
+    ):
+        VideoReader(tmp_path / "clip.avi")
