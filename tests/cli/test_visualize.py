@@ -135,17 +135,15 @@ def test_people_are_where_the_network_sees_them():
         (
             ["activation", "photo.png", "--keypoint", "head"],
             "plain.keras",
-            "photo.png: expected an offset head of adaptive",
+            "expected an offset head of adaptive",
         ),
         (["saliency", "none.png", "--keypoint", "head"], "adaptive.keras", "none.png"),
         (["heatmap", "photo.png"], "none.keras", "no such model: "),
         (["heatmap", "photo.png"], "model.tflite", "ends in .keras, .weights.h5 or .weights.npz"),
         (["heatmap", "photo.png", "--input-size", "0"], "adaptive.keras", "Received: 0"),
-        (["heatmap", "long.png"], "adaptive.keras", "long.png: image too elongated"),
     ],
 )
 def test_bad_input_is_one_line(visualize, tmp_path, arguments, model, named):
-    cv2.imwrite("long.png", np.zeros((1, 20_000, 3), np.uint8))
     code, output, errors = visualize(*arguments, "--output", "drawn", model=model)
     assert (code, output) == (2, "")
     assert errors.startswith("dekr visualize: error: ") and errors.count("\n") == 1
@@ -155,4 +153,14 @@ def test_bad_input_is_one_line(visualize, tmp_path, arguments, model, named):
 
 def test_pictures_do_not_replace_the_photos(visualize):
     code, _, errors = visualize("heatmap", "photo.png", "--output", ".")
-    assert code == 2 and "does not hold the photos" in errors
+    assert code == 2 and "no input of the same command" in errors
+
+
+def test_a_photo_that_cannot_be_used_is_named_and_the_others_go_on(visualize):
+    cv2.imwrite("long.png", np.zeros((1, 20_000, 3), np.uint8))
+    code, output, errors = visualize("heatmap", "long.png", "photo.png", "--output", "drawn")
+    assert code == 2
+    assert output.startswith("drawn/photo.png: ") and output.count("\n") == 1
+    named, last = errors.splitlines()
+    assert named.startswith("long.png: image too elongated")
+    assert last == "dekr visualize: error: expected photos that can be used. Received: 1 of 2 that cannot"
