@@ -9,6 +9,7 @@ from typing import Any
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_yaml
+from dekr_tf.json_values import LARGEST, is_finite_number, is_whole_number, received
 
 #: In the middle of COCO's.
 DEFAULT_OKS_SIGMA = 0.05
@@ -108,6 +109,18 @@ class KeypointSchema:
                 raise InputError(f"skeleton {name}: expected a list as {what}. Received: {value!r}")
             return value
 
+        def position(value, what):
+            if not is_whole_number(value, -LARGEST):
+                raise InputError(f"skeleton {name}: expected names or positions in {what}. Received: {received(value)}")
+            return int(value)
+
+        def number(value):
+            if not is_finite_number(value):
+                raise InputError(
+                    f"skeleton {name}: expected positive numbers as oks_sigmas. Received: {received(value)}"
+                )
+            return float(value)
+
         try:
             names = tuple(str(keypoint) for keypoint in listed(values["names"], "names"))
             positions = {keypoint: index for index, keypoint in enumerate(names)}
@@ -115,7 +128,7 @@ class KeypointSchema:
             def pairs(key):
                 return tuple(
                     tuple(
-                        positions[item] if isinstance(item, str) else int(item)
+                        positions[item] if isinstance(item, str) else position(item, key)
                         for item in listed(pair, f"pair of {key}")
                     )
                     for pair in listed(values.get(key) or (), key)
@@ -126,7 +139,7 @@ class KeypointSchema:
                 names=names,
                 flip_pairs=pairs("flip_pairs"),
                 edges=pairs("edges"),
-                oks_sigmas=tuple(float(sigma) for sigma in listed(values.get("oks_sigmas") or (), "oks_sigmas")),
+                oks_sigmas=tuple(number(sigma) for sigma in listed(values.get("oks_sigmas") or (), "oks_sigmas")),
                 normalization_edges=pairs("normalization_edges"),
             )
         except KeyError as error:
@@ -317,7 +330,7 @@ def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
         if schema.names == tuple(keypoints):
             return schema
     for edge in skeleton if isinstance(skeleton, list) else [skeleton]:
-        fits = isinstance(edge, list) and all(isinstance(end, int) and 1 <= end <= len(keypoints) for end in edge)
+        fits = isinstance(edge, list) and all(is_whole_number(end, 1, len(keypoints)) for end in edge)
         if not fits or len(edge) != 2:
             raise InputError(
                 f"skeleton {name}: expected as skeleton of the category pairs of positions in 1..{len(keypoints)}. "
