@@ -1,6 +1,5 @@
 """COCO's keypoint files, for any skeleton: reading labels, writing results (https://cocodataset.org/#format-data)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -10,6 +9,7 @@ import numpy as np
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json
+from dekr_tf.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.poses import Poses
 
@@ -123,21 +123,21 @@ def read_labels(
     images = {}
     for position, image in enumerate(content["images"]):
         where = _where(name, "image", image, position)
-        image_id = _identity(image, "id", where)
+        image_id = parse_id(image, "id", where)
         if image_id in images:
             raise InputError(f"{where}: expected a different id for every image. Received: {image_id!r} twice")
         images[image_id] = image, where, []
     entries = []
     for position, entry in enumerate(content["annotations"]):
         where = _where(name, "annotation", entry, position)
-        category = _identity(entry, "category_id", where) if "category_id" in entry else 1
+        category = parse_id(entry, "category_id", where) if "category_id" in entry else 1
         entries.append((entry, category, where))
     categories = {category for entry, category, _ in entries if entry.get("keypoints")}
     if need_people and not categories:
         raise InputError(f"{name}: expected keypoints in the annotations. Received: {len(entries)} without any")
     for entry, category, where in entries:
         if category in categories:
-            image_id = _identity(entry, "image_id", where)
+            image_id = parse_id(entry, "image_id", where)
             if image_id not in images:
                 raise InputError(f"{where}: expected the id of an image as image_id. Received: {image_id!r}")
             images[image_id][-1].append(_person(entry, category, schema, where))
@@ -190,38 +190,12 @@ def parse_keypoints(values: Any, schema: KeypointSchema, where: str) -> np.ndarr
     return keypoints.reshape(-1, 3)
 
 
-def parse_numbers(values: Any) -> np.ndarray | None:
-    """A list of finite numbers as float64 (N,); None for anything else."""
-    if not isinstance(values, list | tuple | np.ndarray):
-        return None
-    try:
-        numbers = np.asarray(values)
-    except ValueError:
-        return None
-    fits = numbers.ndim == 1 and (numbers.dtype.kind in "iuf" or not len(numbers))
-    return numbers.astype(np.float64) if fits and np.isfinite(numbers).all() else None
-
-
 def box_around(points: np.ndarray) -> tuple[float, float, float, float]:
     """Left, top, width and height of the smallest box that holds points (N, 2); zeros where there are none."""
     if not len(points):
         return 0.0, 0.0, 0.0, 0.0
     low, high = points.min(axis=0), points.max(axis=0)
     return *low.tolist(), *(high - low).tolist()
-
-
-def received(value: Any) -> str:
-    """A value as the end of a message, short whatever it is."""
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    return repr(value)[:80] if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number, and neither NaN nor infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> PersonLabels:
@@ -241,7 +215,7 @@ def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> P
     num_keypoints = entry.get("num_keypoints")
     if num_keypoints is None:
         num_keypoints = (keypoints[:, 2] > 0).sum()
-    elif not is_finite_number(num_keypoints) or num_keypoints < 0 or num_keypoints % 1:
+    elif not is_whole_number(num_keypoints, 0):
         raise InputError(
             f"{where}: expected a whole number from 0 on as num_keypoints. Received: {received(num_keypoints)}"
         )
@@ -258,13 +232,6 @@ def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> P
         segmentation=entry.get("segmentation"),
         where=where,
     )
-
-
-def _identity(mapping, key: str, where: str) -> int | str:
-    value = mapping.get(key)
-    if not isinstance(value, int | str) or isinstance(value, bool):
-        raise InputError(f"{where}: expected a whole number or a text as {key}. Received: {received(value)}")
-    return value
 
 
 def _where(name: str, kind: str, item, position: int) -> str:

@@ -5,6 +5,7 @@ import glob
 import logging
 import os
 import re
+import struct
 import threading
 import zipfile
 import zlib
@@ -41,6 +42,8 @@ _JPEG_START = b"\xff\xd8"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_END = 0xD9
 _JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
+#: The tag of TIFF and EXIF.
+_ORIENTATION = 0x112
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -83,7 +86,11 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
         raise InputError(
             f"image {source}: expected a whole image. Received: a truncated or damaged file, {len(data)} bytes"
         )
-    flags = cv2.IMREAD_COLOR if exif_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR
+    if not exif_orientation:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+        # Which OpenCV heeds for every format but this one.
+        data = _without_tiff_orientation(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -345,6 +352,28 @@ def _is_whole(data: bytes) -> bool:
     if data.startswith(b"RIFF"):
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     return True
+
+
+def _without_tiff_orientation(data: bytes) -> bytes:
+    """A TIFF file whose first page says that it is stored upright; any other file as it is."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    version = struct.unpack(f"{order}H", data[2:4])[0] if order and len(data) >= 16 else 0
+    # Formats of offset, number of entries and entry: tag, type, count, value. BigTIFF has wider ones.
+    formats = {42: ("4xI", "H", "HHI4s"), 43: ("8xQ", "Q", "HHQ8s")}.get(version)
+    if formats is None:
+        return data
+    header, number, entry = (struct.Struct(order + form) for form in formats)
+    (position,) = header.unpack_from(data)
+    if position + number.size > len(data):
+        return data
+    (count,) = number.unpack_from(data, position)
+    position += number.size
+    for start in range(position, min(position + count * entry.size, len(data) - entry.size + 1), entry.size):
+        if entry.unpack_from(data, start)[0] == _ORIENTATION:
+            upright = bytearray(data)
+            entry.pack_into(upright, start, _ORIENTATION, 3, 1, struct.pack(f"{order}H", 1))
+            return bytes(upright)
+    return data
 
 
 def _jpeg_is_whole(data: bytes) -> bool:

@@ -1,5 +1,6 @@
 """Skeletons: which keypoints a person has and how they relate. One object drives flips, OKS, pose NMS and drawing."""
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,9 @@ from typing import Any
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json, read_yaml
+from dekr_tf.json_values import LARGEST, is_finite_number, is_whole_number, received
+
+_log = logging.getLogger(__name__)
 
 #: In the middle of COCO's.
 DEFAULT_OKS_SIGMA = 0.05
@@ -108,6 +112,18 @@ class KeypointSchema:
                 raise InputError(f"skeleton {name}: expected a list as {what}. Received: {value!r}")
             return value
 
+        def position(value, what):
+            if not is_whole_number(value, -LARGEST):
+                raise InputError(f"skeleton {name}: expected names or positions in {what}. Received: {received(value)}")
+            return int(value)
+
+        def number(value):
+            if not is_finite_number(value):
+                raise InputError(
+                    f"skeleton {name}: expected positive numbers as oks_sigmas. Received: {received(value)}"
+                )
+            return float(value)
+
         try:
             names = tuple(str(keypoint) for keypoint in listed(values["names"], "names"))
             positions = {keypoint: index for index, keypoint in enumerate(names)}
@@ -115,7 +131,7 @@ class KeypointSchema:
             def pairs(key):
                 return tuple(
                     tuple(
-                        positions[item] if isinstance(item, str) else int(item)
+                        positions[item] if isinstance(item, str) else position(item, key)
                         for item in listed(pair, f"pair of {key}")
                     )
                     for pair in listed(values.get(key) or (), key)
@@ -126,7 +142,7 @@ class KeypointSchema:
                 names=names,
                 flip_pairs=pairs("flip_pairs"),
                 edges=pairs("edges"),
-                oks_sigmas=tuple(float(sigma) for sigma in listed(values.get("oks_sigmas") or (), "oks_sigmas")),
+                oks_sigmas=tuple(number(sigma) for sigma in listed(values.get("oks_sigmas") or (), "oks_sigmas")),
                 normalization_edges=pairs("normalization_edges"),
             )
         except KeyError as error:
@@ -246,10 +262,9 @@ CROWDPOSE = KeypointSchema(
     normalization_edges=((6, 8), (8, 10)),
 )
 
-_SIDES = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (r"(?P<side>left|right|l|r)(?P<rest>[ _.-].+)", r"(?P<rest>.+[ _.-])(?P<side>left|right|l|r)")
-]
+# `LeftEye` is of two words, `LEye` and `eyeL` too, and `eye (left)`; digits are words of their own.
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
+_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 SCHEMAS = {schema.name: schema for schema in (COCO, CROWDPOSE)}
 
@@ -289,9 +304,12 @@ def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
     Keypoints named as those of COCO or CrowdPose, in their order, give that skeleton, whatever the file has as edges:
     CrowdPose's own file has edges of another skeleton.
 
-    Of any other keypoints, those that differ in a first or last word `left` and `right`, or `l` and `r`, in small or
-    capital letters, are a flip pair: `left_eye` and `right_eye`, `L-Eye` and `R-Eye`, `eye.l` and `eye.r`. Words end at
-    a space, `_`, `-` or `.`. A keypoint that is named as one of COCO's has its OKS sigma, any other 0.05. Rescoring
+    Of any other keypoints, two are a flip pair if their names differ in the words `left` and `right` alone, or in `l`
+    and `r`, wherever they stand: `left_eye` and `right_eye`, `LeftEye`, `LEye`, `eyeL`, `front_left_paw`, `eye (left)`
+    or `Eye.L`. Capital letters and whatever is neither a letter nor a digit part words. Where no pair is found so, `l`
+    and `r` may also be the first or the last letter of a word (`Leye`, `Reye`), if that gives several pairs.
+
+    A keypoint that is named as one of COCO's has its OKS sigma, any other 0.05. Rescoring
     needs `normalization_edges`, which such a file does not have.
 
     Args:
@@ -318,7 +336,7 @@ def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
         if schema.names == tuple(keypoints):
             return schema
     for edge in skeleton if isinstance(skeleton, list) else [skeleton]:
-        fits = isinstance(edge, list) and all(isinstance(end, int) and 1 <= end <= len(keypoints) for end in edge)
+        fits = isinstance(edge, list) and all(is_whole_number(end, 1, len(keypoints)) for end in edge)
         if not fits or len(edge) != 2:
             raise InputError(
                 f"skeleton {name}: expected as skeleton of the category pairs of positions in 1..{len(keypoints)}. "
@@ -336,14 +354,75 @@ def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
     )
 
 
+def warn_without_flip_pairs(schema: KeypointSchema, use: str, remedy: str) -> None:
+    """Logs a warning if a mirrored person would keep left and right.
+
+    Args:
+        schema: of the people.
+        use: what mirrors them.
+        remedy: how to do without, as an alternative to pairs.
+    """
+    if len(schema) > 1 and not schema.flip_pairs:
+        _log.warning(
+            "%s mirrors people, but skeleton %s has no flip pairs, so that left keypoints stay left ones. Write "
+            "flip_pairs into the skeleton, or %s",
+            use,
+            schema.name,
+            remedy,
+        )
+
+
 def _flip_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
     """Positions of the left and the right one of names that differ in the side alone."""
-    sides = {}
-    for index, name in enumerate(names):
-        for pattern in _SIDES:
-            if match := pattern.fullmatch(name):
-                side = match["side"].lower()
-                # `left` pairs with `right`, `l` with `r`, at the same end of the same name.
-                key = pattern, len(side) == 1, match["rest"].lower()
-                sides.setdefault(key, {})[side[0]] = index
-    return [(pair["l"], pair["r"]) for pair in sides.values() if len(pair) == 2]
+    words = [_words(name) for name in names]
+    if pairs := _pairs(words):
+        return pairs
+    # `Leye`, `Reye`: letters that are part of a word. One such pair may be chance: leap and reap.
+    for split in (lambda word: (word[:1], word[1:]), lambda word: (word[:-1], word[-1:])):
+        pairs = _pairs(
+            [tuple(part for word in name for part in (split(word) if len(word) > 3 else [word])) for name in words]
+        )
+        if len(pairs) > 1:
+            return pairs
+    return []
+
+
+def _pairs(words: Sequence[tuple[str, ...]]) -> list[tuple[int, int]]:
+    # Two names of the same words cannot be told apart.
+    positions = {name: index for index, name in enumerate(words) if words.count(name) == 1}
+    pairs = []
+    for name, index in positions.items():
+        other = positions.get(_mirrored(name))
+        if other is not None and other != index and _side(name) in ("left", "l"):
+            pairs.append((index, other))
+    return pairs
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a keypoint's name in small letters; `lefteye` has two."""
+    words = []
+    # Capitals part words, so they are made small afterwards.
+    for word in map(str.lower, _WORD.findall(name)):
+        for side in ("left", "right"):
+            if word != side and word.startswith(side):
+                words += [side, word[len(side) :]]
+                break
+            if word != side and word.endswith(side):
+                words += [word[: -len(side)], side]
+                break
+        else:
+            words.append(word)
+    return tuple(words)
+
+
+def _side(words: Sequence[str]) -> str | None:
+    """The word that says the side: `left` or `right`, else `l` or `r` beside another word."""
+    spelled = [word for word in words if word in ("left", "right")]
+    letters = [word for word in words if word in ("l", "r")] if any(len(word) > 1 for word in words) else []
+    return next(iter(spelled or letters), None)
+
+
+def _mirrored(words: Sequence[str]) -> tuple[str, ...]:
+    side = _side(words)
+    sides = (side, _OTHER_SIDE.get(side))
+    return tuple(_OTHER_SIDE[word] if word in sides else word for word in words)

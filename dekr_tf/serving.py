@@ -19,6 +19,7 @@ import numpy as np
 
 from dekr_tf.errors import InputError
 from dekr_tf.images import decode_image
+from dekr_tf.json_values import parse_numbers
 from dekr_tf.poses import Poses
 
 #: Bytes of the largest answer that is read.
@@ -339,10 +340,15 @@ def read_answer(status: int, content: bytes, count: int) -> dict[str, np.ndarray
         or not all(isinstance(each, dict) and each.keys() == predictions[0].keys() for each in predictions)
     ):
         raise _unusable(f"expected predictions of {count} images as JSON. Received: {content[:100]!r}")
+    answers = {name: [each[name] for each in predictions] for name in (predictions or [{}])[0]}
     try:
-        return {name: np.array([each[name] for each in predictions]) for name in (predictions or [{}])[0]}
+        arrays = {name: np.array(values) for name, values in answers.items()}
     except (ValueError, OverflowError, RecursionError) as error:
         raise _unusable(f"expected arrays of numbers. Received: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind in "iuf" and parse_numbers(answers[name], array.ndim) is None:
+            raise _unusable(f"expected finite numbers as {name}. Received: others among them")
+    return arrays
 
 
 def _content(image) -> bytes:

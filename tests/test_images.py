@@ -1,5 +1,6 @@
 """Reading and finding image files: the pixels that come out, and what is said of broken files."""
 
+import contextlib
 import os
 import struct
 import zipfile
@@ -74,24 +75,96 @@ def test_odd_sizes(size):
     np.testing.assert_array_equal(image, np.full((*size, 3), 9, np.uint8))
 
 
+# Blocks of one grey level survive JPEG.
+BLOCKS = np.kron(np.array([[20, 220, 120], [70, 170, 240]], np.uint8), np.ones((16, 16), np.uint8))
+
+
+def jpeg_file(orientation):
+    return jpeg_with_exif(encode(BLOCKS, ".jpg"), orientation)
+
+
+def png_file(orientation):
+    data = encode(BLOCKS, ".png")
+    return data[:33] + png_chunk(b"eXIf", exif(orientation)) + data[33:]
+
+
+def webp_file(orientation):
+    height, width = BLOCKS.shape
+    sizes = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    image = encode(np.repeat(BLOCKS[..., None], 3, axis=-1), ".webp")[12:]
+    content = b"WEBPVP8X" + struct.pack("<II", 10, 8) + sizes + image
+    content += b"EXIF" + struct.pack("<I", len(exif(orientation))) + exif(orientation)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def avif_file(orientation):
+    if not hasattr(cv2, "imencodeWithMetadata") or not cv2.haveImageWriter("photo.avif"):
+        pytest.skip("this OpenCV writes no AVIF")
+    entry = np.frombuffer(exif(orientation), np.uint8)
+    image = np.repeat(BLOCKS[..., None], 3, axis=-1)
+    return cv2.imencodeWithMetadata(".avif", image, [cv2.IMAGE_METADATA_EXIF], [entry])[1].tobytes()
+
+
+def tiff_file(orientation, order="<", big=False):
+    """Grey without compression."""
+    height, width = BLOCKS.shape
+    start = 16 if big else 8
+    values = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: start, 0x112: orientation, 277: 1, 278: height}
+    values[279] = BLOCKS.size
+    offset, number, entry, value = ("Q", "Q", "HHQ", "Q") if big else ("I", "H", "HHI", "I")
+    directory = struct.pack(order + number, len(values))
+    for tag in sorted(values):
+        short = struct.pack(order + "H", values[tag]).ljust(struct.calcsize("<" + value), b"\0")
+        directory += struct.pack(order + entry, tag, 3, 1) + short
+    header = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "H", 43 if big else 42)
+    header += struct.pack(order + "HH", 8, 0) if big else b""
+    directory += struct.pack(order + offset, 0)
+    return header + struct.pack(order + offset, start + BLOCKS.size) + BLOCKS.tobytes() + directory
+
+
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [
         (1, lambda stored: stored),
         (2, lambda stored: stored[:, ::-1]),
         (3, lambda stored: stored[::-1, ::-1]),
+        (4, lambda stored: stored[::-1]),
+        (5, lambda stored: stored.T),
         (6, lambda stored: np.rot90(stored, -1)),
+        (7, lambda stored: stored[::-1, ::-1].T),
         (8, lambda stored: np.rot90(stored, 1)),
     ],
 )
-def test_exif_orientation_is_applied_on_request_only(orientation, upright):
-    # Blocks of one grey level survive JPEG.
-    stored = np.kron(np.array([[20, 220, 120], [70, 170, 240]], np.uint8), np.ones((16, 16), np.uint8))
-    data = jpeg_with_exif(encode(stored, ".jpg"), orientation)
+@pytest.mark.parametrize(
+    "file",
+    [
+        jpeg_file,
+        png_file,
+        webp_file,
+        avif_file,
+        tiff_file,
+        lambda orientation: tiff_file(orientation, ">"),
+        lambda orientation: tiff_file(orientation, "<", big=True),
+        lambda orientation: tiff_file(orientation, ">", big=True),
+    ],
+    ids=["jpeg", "png", "webp", "avif", "tiff", "tiff big-endian", "bigtiff", "bigtiff big-endian"],
+)
+def test_exif_orientation_is_applied_on_request_only(file, orientation, upright):
+    data = file(orientation)
     as_stored = decode_image(data, "photo", exif_orientation=False)[..., 0].astype(int)
     turned = decode_image(data, "photo", exif_orientation=True)[..., 0].astype(int)
-    np.testing.assert_allclose(as_stored, stored, atol=3)
+    np.testing.assert_allclose(as_stored, BLOCKS, atol=8)
     np.testing.assert_array_equal(turned, upright(as_stored))
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_directories_that_lie_outside_the_file_are_no_other_errors(big):
+    data = tiff_file(6, big=big)
+    for length in range(0, len(data), 7):
+        for broken in (data[:length], data[:4] + b"\xff" * 12 + data[16:length]):
+            with contextlib.suppress(InputError):
+                image = decode_image(broken, "photo", exif_orientation=False)
+                assert image.shape[:2] in (BLOCKS.shape, BLOCKS.shape[::-1])
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif"])

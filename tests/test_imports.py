@@ -14,6 +14,7 @@ FOUNDATION = {
     "coco_format",
     "errors",
     "files",
+    "json_values",
     "keypoints",
     "geometry",
     "poses",

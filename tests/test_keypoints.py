@@ -4,7 +4,14 @@ import pytest
 import yaml
 
 from dekr_tf.errors import InputError
-from dekr_tf.keypoints import COCO, CROWDPOSE, KeypointSchema, load_schema, schema_from_categories
+from dekr_tf.keypoints import (
+    COCO,
+    CROWDPOSE,
+    KeypointSchema,
+    load_schema,
+    schema_from_categories,
+    warn_without_flip_pairs,
+)
 
 HAND = {
     "name": "hand",
@@ -88,12 +95,16 @@ def test_load_by_name():
         ({"names": ["left_thumb", "palm", "right_thumb", "palm"]}, r"must be unique. Received: \['left_thumb', 'palm'"),
         ({"oks_sigmas": [0.1, 0.1]}, r"oks_sigmas must be 3 positive numbers. Received: \[0.1, 0.1\]"),
         ({"oks_sigmas": [0.1, 0.1, 0]}, "3 positive numbers"),
-        ({"oks_sigmas": ["wide"] * 3}, "skeleton hand: could not convert"),
+        ({"oks_sigmas": ["wide"] * 3}, "skeleton hand: expected positive numbers as oks_sigmas. Received: 'wide'"),
+        ({"oks_sigmas": [10**400] * 3}, "positive numbers as oks_sigmas. Received: a number beyond"),
+        ({"edges": [[0, True]]}, "expected names or positions in edges. Received: True"),
+        ({"edges": [[0, float("inf")]]}, "expected names or positions in edges. Received: inf"),
+        ({"flip_pairs": [[0, 1.5]]}, "expected names or positions in flip_pairs. Received: 1.5"),
         ({"edges": [[0, 3]]}, r"edges must join two different keypoints of 0..2. Received: \[0, 3\]"),
         ({"edges": [[0, -1]]}, "two different keypoints"),
         ({"edges": [[1, 1]]}, "two different keypoints"),
         ({"edges": [[0, 1, 2]]}, "two different keypoints"),
-        ({"oks_sigmas": [0.1, 0.1, float("nan")]}, "3 positive numbers"),
+        ({"oks_sigmas": [0.1, 0.1, float("nan")]}, "expected positive numbers as oks_sigmas. Received: nan"),
         ({"oks_sigmas": 0.1}, "expected a list as oks_sigmas. Received: 0.1"),
         ({"edges": 5}, "expected a list as edges. Received: 5"),
         ({"edges": ["palm", "left_thumb"]}, "expected a list as pair of edges. Received: 'palm'"),
@@ -147,7 +158,7 @@ def test_a_schema_of_categories(tmp_path):
         "hip r",
         "tail.Left",
         "tail.Right",
-        "left",
+        "lefty",
         "lip",
     ]
     categories = [{"id": 7, "name": "tree"}, category(names, [(1, 2), (2, 11)])]
@@ -164,6 +175,83 @@ def test_a_schema_of_categories(tmp_path):
 def test_left_pairs_with_right_only_where_the_rest_is_the_same():
     names = ["left_eye", "r_eye", "eye_right", "l_ear", "right_ear", "left_Toe", "RIGHT_toe", "nose_l"]
     assert schema_from_categories([category(names)], "x").flip_pairs == ((5, 6),)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("left_eye", "right_eye"),
+        ("LeftEye", "RightEye"),
+        ("leftEye", "rightEye"),
+        ("LEye", "REye"),
+        ("eyeL", "eyeR"),
+        ("EyeLeft", "EyeRight"),
+        ("lefteye", "righteye"),
+        ("eyeleft", "eyeright"),
+        ("front_left_paw", "front_right_paw"),
+        ("frontLPaw", "frontRPaw"),
+        ("l_eye", "r_eye"),
+        ("L_Eye", "R_Eye"),
+        ("left-eye", "right-eye"),
+        ("Left Eye", "Right Eye"),
+        ("LEFT_EYE", "RIGHT_EYE"),
+        ("eye (left)", "eye (right)"),
+        ("eye(L)", "eye(R)"),
+        ("Eye.L", "Eye.R"),
+        ("eye_l_1", "eye_r_1"),
+        ("mixamorig:LeftHand", "mixamorig:RightHand"),
+        ("left_paw_l", "right_paw_l"),
+        ("left", "right"),
+        ("left_\u00e9paule", "right_\u00e9paule"),
+    ],
+)
+def test_spellings_of_left_and_right(left, right):
+    names = ["nose", right, left, "tail"]
+    assert schema_from_categories([category(names)], "x").flip_pairs == ((2, 1),)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["Nose", "Leye", "Reye", "Lear", "Rear"], ((1, 2), (3, 4))),
+        (["eyer", "eyel", "nose", "hipl", "hipr"], ((1, 0), (3, 4))),
+        (["lhip_1", "rhip_1", "lhip_2", "rhip_2"], ((0, 1), (2, 3))),
+        (["left_eye", "right_eye", "leap", "reap", "lest", "rest"], ((0, 1),)),
+    ],
+)
+def test_letters_inside_words_count_where_several_pairs_have_them(names, pairs):
+    assert schema_from_categories([category(names)], "x").flip_pairs == pairs
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["level", "revel"],
+        ["...", "l", "r"],
+        ["collar", "corral"],
+        ["lip", "rip"],
+        ["pedal", "pedar"],
+        ["L1", "R1"],
+        ["LEye", "right_eye"],
+        ["l_eye", "right_eye"],
+        ["left_eye", "left_ear"],
+        # Which of the two left ones?
+        ["left_eye", "LeftEye", "right_eye"],
+    ],
+)
+def test_names_that_are_no_pair(names):
+    assert schema_from_categories([category(names)], "x").flip_pairs == ()
+
+
+def test_the_warning_about_missing_pairs(caplog):
+    warn_without_flip_pairs(COCO, "training", "stop")
+    warn_without_flip_pairs(KeypointSchema("dot", ("dot",)), "training", "stop")
+    assert not caplog.records
+    warn_without_flip_pairs(KeypointSchema("dogs", ("eyes", "tail")), "the flip test", "leave it out")
+    assert caplog.messages == [
+        "the flip test mirrors people, but skeleton dogs has no flip pairs, so that left keypoints stay left ones. "
+        "Write flip_pairs into the skeleton, or leave it out"
+    ]
 
 
 @pytest.mark.parametrize("known", [COCO, CROWDPOSE])

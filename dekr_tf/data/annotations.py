@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from dekr_tf.coco_format import ImageLabels, PersonLabels, is_finite_number, parse_numbers, read_labels, received
+from dekr_tf.coco_format import ImageLabels, PersonLabels, read_labels
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json
+from dekr_tf.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
 from dekr_tf.keypoints import KeypointSchema, schema_from_categories
+
+#: Of the largest image, as `images.MAX_PIXELS`: masks take a byte a pixel.
+_MOST_PIXELS = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,23 +109,27 @@ def merge_annotations(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
     images = [image for content in contents for image in content["images"]]
     seen = set()
     for image in images:
-        if image.get("id") in seen:
-            raise InputError(
-                f"expected a different id for every image of all files. Received: {image.get('id')!r} twice"
-            )
-        seen.add(image.get("id"))
+        image_id = parse_id(image, "id", "images")
+        if image_id in seen:
+            raise InputError(f"expected a different id for every image of all files. Received: {image_id!r} twice")
+        seen.add(image_id)
     people = [person for content in contents for person in content["annotations"]]
-    if len({person.get("id") for person in people}) < len(people):
+    if len({parse_id(person, "id", "annotations") for person in people if "id" in person}) < len(people):
         people = [{**person, "id": number} for number, person in enumerate(people, start=1)]
     return {**contents[0], "images": images, "annotations": people}
 
 
 def _record(image: ImageLabels, num_keypoints: int) -> ImageRecord:
     size = image.content.get("height"), image.content.get("width")
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    if not all(is_whole_number(side, 1) for side in size):
         raise InputError(
             f"{image.where}: expected positive whole numbers as height and width. "
             f"Received: {received(size[0])} and {received(size[1])}"
+        )
+    size = int(size[0]), int(size[1])
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise InputError(
+            f"{image.where}: expected at most {_MOST_PIXELS} pixels. Received: {size[0]}x{size[1]} (height x width)"
         )
     crowd_index = image.content.get("crowdIndex")
     if crowd_index is not None and not is_finite_number(crowd_index):
@@ -152,13 +160,20 @@ def _region(person: PersonLabels, size: tuple[int, int]) -> dict[str, Any] | Non
             for polygon in segmentation
             if isinstance(polygon, Sequence) and len(polygon) >= 6 and len(polygon) % 2 == 0
         ]
+        outlines = []
         for polygon in polygons:
-            if parse_numbers(polygon) is None:
+            numbers = parse_numbers(polygon)
+            if numbers is None:
                 raise InputError(
                     f"{person.where}: expected finite numbers only in segmentation. Received: {str(polygon)[:80]}"
                 )
+            outline = _clip_polygon(numbers.reshape(-1, 2).tolist(), size)
+            if outline:
+                outlines.append([value for point in outline for value in point])
+        if outlines:
+            return rle.merge(rle.frPyObjects(outlines, *size))
         if polygons:
-            return rle.merge(rle.frPyObjects([list(map(float, polygon)) for polygon in polygons], *size))
+            return None
     elif segmentation is not None:
         raise InputError(
             f"{person.where}: expected polygons or run lengths as segmentation. Received: {received(segmentation)}"
@@ -171,28 +186,77 @@ def _region(person: PersonLabels, size: tuple[int, int]) -> dict[str, Any] | Non
     return rle.frPyObjects(np.array([[left, top, right - left, bottom - top]], np.float64), *size)[0]
 
 
+def _clip_polygon(points: list[list[float]], size: tuple[int, int]) -> list[list[float]]:
+    """What a polygon has in the picture and its neighborhood (Sutherland-Hodgman); empty where that is nothing.
+
+    pycocotools takes memory for every pixel of an outline, wherever it lies, and its coordinates overflow. Polygons
+    that reach less than the picture's size beyond it stay as they are, so that they cover the same pixels.
+    """
+    height, width = size
+    for axis, side in enumerate((width, height)):
+        for limit, sign in ((-side, 1), (2 * side, -1)):
+            kept = []
+            for start, end in zip([points[-1], *points], points, strict=False):
+                inside = [sign * (point[axis] - limit) >= 0 for point in (start, end)]
+                if inside[0] != inside[1]:
+                    part = (limit - start[axis]) / (end[axis] - start[axis])
+                    crossing = [a + part * (b - a) for a, b in zip(start, end, strict=True)]
+                    crossing[axis] = float(limit)
+                    kept.append(crossing)
+                if inside[1]:
+                    kept.append(end)
+            points = kept
+            if not points:
+                return []
+    return points
+
+
 def _run_lengths(segmentation, where: str, size: tuple[int, int]) -> dict[str, Any]:
     counts = segmentation.get("counts")
     if segmentation.get("size") != list(size):
         raise InputError(
             f"{where}: expected as segmentation.size that of the image, {list(size)}. "
-            f"Received: {segmentation.get('size')}"
+            f"Received: {str(segmentation.get('size'))[:80]}"
         )
-    if isinstance(counts, str):
-        region = {"size": list(size), "counts": counts.encode()}
-        try:
-            rle.decode(region)
-        except ValueError as error:
-            raise InputError(f"{where}: segmentation.counts does not describe the image. Received: {error}") from error
-        return region
-    numbers = parse_numbers(counts)
-    if numbers is None or numbers.min(initial=0) < 0:
-        raise InputError(
-            f"{where}: expected a list of pixel counts, or a text, as segmentation.counts. Received: {received(counts)}"
-        )
-    if numbers.sum() != size[0] * size[1]:
+    if isinstance(counts, str | bytes):
+        lengths = _decompress(counts if isinstance(counts, bytes) else counts.encode())
+        if lengths is None:
+            raise InputError(
+                f"{where}: expected compressed run lengths as segmentation.counts. Received: {counts!r:.80}"
+            )
+    else:
+        numbers = parse_numbers(counts)
+        lengths = None if numbers is None else numbers.tolist()
+        if lengths is None or not all(is_whole_number(length, 0) for length in lengths):
+            raise InputError(
+                f"{where}: expected a list of pixel counts, or a text, as segmentation.counts. "
+                f"Received: {received(counts)}"
+            )
+    total = sum(lengths)
+    if total != size[0] * size[1] or min(lengths) < 0:
         raise InputError(
             f"{where}: expected segmentation.counts to add up to the image's {size[0] * size[1]} pixels. "
-            f"Received: {numbers.sum():g}"
+            f"Received: {f'{total:g}' if min(lengths, default=0) >= 0 else 'negative ones'}"
         )
-    return rle.frPyObjects({"size": list(size), "counts": numbers.astype(int).tolist()}, *size)
+    return rle.frPyObjects({"size": list(size), "counts": [int(length) for length in lengths]}, *size)
+
+
+def _decompress(data: bytes) -> list[int] | None:
+    """The pixel counts in COCO's compressed form; None where it is something else.
+
+    Each is written in groups of five bits, the lowest first; the sixth bit says that another group follows, the fifth
+    of the last one is the sign. From the fourth count on it is the difference from the count two before.
+    """
+    lengths, value, shift = [], 0, 0
+    for code in data:
+        group = code - 48
+        if not 0 <= group < 64 or shift > 30:
+            return None
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            if group & 16:
+                value -= 1 << shift
+            lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
+            value = shift = 0
+    return lengths if lengths and not shift else None

@@ -14,6 +14,7 @@ from dekr_tf.data.annotations import ImageRecord
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_outputs
 from dekr_tf.images import ImageSource, decode_image
+from dekr_tf.json_values import is_whole_number
 from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 2
@@ -50,16 +51,27 @@ class RecordFiles:
             raise InputError(
                 f"records {folder}: expected version {VERSION}; `dekr data tfrecord` writes it. Received: {version}"
             )
-        names = tuple(content["keypoints"]["names"])
+        counts = content.get("max_people"), content.get("images")
+        shards, keypoints = content.get("shards"), content.get("keypoints")
+        if not (
+            all(is_whole_number(count, 1) for count in counts)
+            and isinstance(shards, list)
+            and all(isinstance(name, str) for name in shards)
+            and isinstance(keypoints, dict)
+        ):
+            raise InputError(
+                f"records {folder}: expected max_people, images, shards and keypoints in {METADATA}, as `dekr data "
+                f"tfrecord` writes them. Received: others"
+            )
+        names = KeypointSchema.from_dict(keypoints).names
         if names != schema.names:
             raise InputError(
                 f"records {folder}: expected the {len(schema)} keypoints of {schema.name}, {', '.join(schema.names)}. "
                 f"Received: {len(names)}, {', '.join(names)}"
             )
-        self.max_people = content["max_people"]
-        self._count = content["images"]
+        self.max_people, self._count = map(int, counts)
         self._num_keypoints = len(schema)
-        self._shards = [os.path.join(folder, name) for name in content["shards"]]
+        self._shards = [os.path.join(folder, name) for name in shards]
 
     def __len__(self):
         return self._count

@@ -19,7 +19,7 @@ from dekr_tf.data.augmentation import random_augmentation
 from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
 from dekr_tf.errors import InputError
 from dekr_tf.images import check_images
-from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.keypoints import KeypointSchema, warn_without_flip_pairs
 from dekr_tf.sidecar import Sidecar
 
 _log = logging.getLogger(__name__)
@@ -266,6 +266,8 @@ class TrainingSamples:
                 f"training.batch_size must not exceed the samples of an epoch, {samples}. Received: {self.batch_size}"
             )
         self.batches = samples // self.batch_size
+        if config.data.augmentation.flip:
+            warn_without_flip_pairs(config.schema, "training", "set data.augmentation.flip to 0")
         self._encoder = SampleEncoder(
             config.schema, config, Sidecar.from_config(config).output_stride, self.mix.max_people
         )

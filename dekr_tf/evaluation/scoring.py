@@ -14,12 +14,11 @@ from dekr_tf.coco_format import (
     ImageLabels,
     PersonLabels,
     box_around,
-    is_finite_number,
     parse_keypoints,
-    received,
 )
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json
+from dekr_tf.json_values import is_finite_number, parse_id, received
 from dekr_tf.keypoints import KeypointSchema
 
 #: The names of `COCOeval.stats` for keypoints.
@@ -158,15 +157,15 @@ def read_results(
     poses = []
     for number, entry in enumerate(content, 1):
         where = f"{name}: entry {number}"
-        image_id, score = entry.get("image_id"), entry.get("score")
-        if not isinstance(image_id, int | str) or image_id not in images:
-            reason = ""
-            if image_id is None and "file_name" in entry:
-                # As `dekr predict` writes them.
-                reason = f", of {received(entry['file_name'])}, whose name is not a number of its own"
+        if entry.get("image_id") is None and "file_name" in entry:
+            # As `dekr predict` writes them.
             raise InputError(
-                f"{where}: expected an image_id of the annotation file. Received: {received(image_id)}{reason}"
+                f"{where}: expected an image_id of the annotation file. Received: none, of "
+                f"{received(entry['file_name'])}, whose name is not a number of its own"
             )
+        image_id, score = parse_id(entry, "image_id", where), entry.get("score")
+        if image_id not in images:
+            raise InputError(f"{where}: expected an image_id of the annotation file. Received: {received(image_id)}")
         if not is_finite_number(score):
             raise InputError(f"{where}: expected a finite number as score. Received: {received(score)}")
         poses.append((image_id, parse_keypoints(entry.get("keypoints"), schema, where), score))

@@ -14,6 +14,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.files import exists, is_folder
 from dekr_tf.inference.artifacts import LiteRTEngine, OnnxEngine, SavedModelEngine, SparseMaps, read_head
 from dekr_tf.inference.decoder import average_heatmaps, find_candidates, mirror_input
+from dekr_tf.keypoints import warn_without_flip_pairs
 from dekr_tf.sidecar import Sidecar, read_sidecar
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class MapDecoder:
         self.maps = maps
         self.sidecar = sidecar
         self.flip = flip
+        if flip:
+            warn_without_flip_pairs(sidecar.schema, "the flip test", "do without it")
         self.heatmap = heatmap
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:

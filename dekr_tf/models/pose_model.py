@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from dekr_tf.errors import InputError
+from dekr_tf.keypoints import warn_without_flip_pairs
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.backend import gather_rows
 from dekr_tf.layers.resize import Enlarge
@@ -55,6 +56,8 @@ def build_pose_model(
         InputError: the model is not one of `build_dekr`, or has another skeleton.
     """
     schema, decoder = sidecar.schema, sidecar.decoder
+    if flip:
+        warn_without_flip_pairs(schema, "the flip test", "do without it")
     try:
         weights = fold_offset_head(model)
         entrance = _fold_batch_norm(model, "offset_transition")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from dekr_tf.data.annotations import merge_annotations, read_annotations
+from dekr_tf.coco_format import read_labels
+from dekr_tf.data.annotations import _decompress, _record, merge_annotations, read_annotations
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 
@@ -109,6 +110,50 @@ def test_compressed_run_lengths(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, content)[0].valid_mask(), 1 - mask)
 
 
+def test_compressed_run_lengths_of_any_mask():
+    generator = np.random.default_rng(0)
+    for share in (0.0, 0.01, 0.5, 1.0):
+        mask = np.asfortranarray(generator.random((150, 170)) < share, np.uint8)
+        code = rle.encode(mask)
+        flat = mask.ravel(order="F")
+        ends = np.flatnonzero(np.diff(flat, prepend=0))
+        assert _decompress(code["counts"]) == np.diff([0, *ends, flat.size]).tolist()
+
+
+def polygon_mask(outline, size=(20, 30)):
+    crowd = {"image_id": 7, "category_id": 1, "iscrowd": 1, "segmentation": [outline]}
+    image = {"id": 7, "file_name": "a.jpg", "height": size[0], "width": size[1]}
+    (labels,) = read_labels(
+        {"images": [image], "annotations": [{"image_id": 7, "keypoints": [1, 1, 2] * 2}, crowd]}, PAIR
+    )
+    return 1 - _record(labels, 2).valid_mask()
+
+
+@pytest.mark.parametrize(
+    ("outline", "covered"),
+    [
+        # The rectangle from (10, 5) to the right and down, further than a picture, than an integer, and than float32's
+        # squares.
+        *(([10, 5, far, 5, far, far, 10, far], np.s_[5:, 10:]) for far in (100, 10**6, 3 * 10**9, 2.0**62)),
+        ([-(10**9), -(10**9), 10, -(10**9), 10, 5, -(10**9), 5], np.s_[:5, :10]),
+        ([10**9, 0, 2 * 10**9, 0, 2 * 10**9, 9], np.s_[:0, :0]),
+        # All of the picture lies inside.
+        ([-(10**9), -(10**9), 3 * 10**9, -(10**9), -(10**9), 3 * 10**9], np.s_[:, :]),
+    ],
+)
+def test_polygons_are_clipped_to_the_picture(outline, covered):
+    expected = np.zeros((20, 30), np.uint8)
+    expected[covered] = 1
+    np.testing.assert_array_equal(polygon_mask(outline), expected)
+
+
+def test_polygons_near_the_picture_cover_the_pixels_of_pycocotools():
+    generator = np.random.default_rng(1)
+    for _ in range(20):
+        outline = generator.uniform((-30, -20), (60, 40), (5, 2)).ravel().tolist()
+        np.testing.assert_array_equal(polygon_mask(outline), rle.decode(rle.frPyObjects([outline], 20, 30))[..., 0])
+
+
 def test_crowdpose_file(tmp_path):
     """CrowdPose's annotations have neither area nor segmentation."""
     keypoints = [value for index in range(14) for value in (10 + index, 20 + 2 * index, index % 3)]
@@ -152,8 +197,33 @@ BAD = {
     ),
     "broken compressed run lengths": (
         with_annotation(iscrowd=1, segmentation={"size": [20, 30], "counts": "garbage"}),
-        "annotation 1: segmentation.counts does not describe the image",
+        "annotation 1: expected compressed run lengths as segmentation.counts. Received: 'garbage'",
     ),
+    "compressed run lengths that do not end": (
+        with_annotation(iscrowd=1, segmentation={"size": [20, 30], "counts": "o"}),
+        "annotation 1: expected compressed run lengths as segmentation.counts. Received: 'o'",
+    ),
+    "compressed run lengths with foreign letters": (
+        with_annotation(iscrowd=1, segmentation={"size": [20, 30], "counts": "\u00e9~"}),
+        "annotation 1: expected compressed run lengths as segmentation.counts",
+    ),
+    "run lengths in halves": (
+        with_annotation(iscrowd=1, segmentation={"size": [20, 30], "counts": [299.5, 300.5]}),
+        "annotation 1: expected a list of pixel counts, or a text, as segmentation.counts. Received: a list of 2",
+    ),
+    "negative compressed run lengths": (
+        with_annotation(iscrowd=1, segmentation={"size": [20, 30], "counts": "O"}),
+        "annotation 1: expected segmentation.counts to add up to the image's 600 pixels. Received: negative ones",
+    ),
+    "no run lengths": (
+        with_annotation(iscrowd=1, segmentation={"size": [20, 30], "counts": []}),
+        "to add up to the image's 600 pixels. Received: 0",
+    ),
+    "more pixels than memory": (
+        with_image(height=10**6, width=10**6),
+        "image 7: expected at most 268435456 pixels. Received: 1000000x1000000 (height x width)",
+    ),
+    "true as height": (with_image(height=True), "as height and width. Received: True and 30"),
     "run lengths without counts": (
         with_annotation(iscrowd=1, segmentation={"size": [20, 30]}),
         "a list of pixel counts, or a text, as segmentation.counts. Received: none",
@@ -204,6 +274,14 @@ def test_two_splits_become_one(tmp_path, second_ids, merged_ids):
         (split(3, images=None), r"val\.json: expected a list of mappings as images. Received: none"),
         (split(3, annotations=[1]), r"val\.json: expected a list of mappings as annotations. Received: a list of 1"),
         ([], r"val\.json: expected a list of mappings as images"),
+        (
+            split(3) | {"images": [{"id": [3]}]},
+            "images: expected a whole number or a text as id. Received: a list of 1",
+        ),
+        (
+            split(3, annotation_ids=([1],)),
+            "annotations: expected a whole number or a text as id. Received: a list of 1",
+        ),
     ],
 )
 def test_splits_that_do_not_fit(tmp_path, second, message):

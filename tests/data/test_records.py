@@ -138,6 +138,11 @@ def test_a_folder_that_is_taken(people, written, tmp_path):
         (None, "expected records of `dekr data tfrecord` in"),
         ("[", "expected records of `dekr data tfrecord` in"),
         ({"version": 1}, "expected version 2; `dekr data tfrecord` writes it. Received: 1"),
+        ({"images": True}, r"expected max_people, images, shards and keypoints in metadata\.json"),
+        ({"max_people": 1e30}, r"expected max_people, images, shards and keypoints in metadata\.json"),
+        ({"shards": [1]}, r"expected max_people, images, shards and keypoints in metadata\.json"),
+        ({"keypoints": None}, r"expected max_people, images, shards and keypoints in metadata\.json"),
+        ({"keypoints": {}}, "skeleton custom: needs names"),
         ({"keypoints": CROWDPOSE.to_dict()}, "expected the 17 keypoints of coco, nose, .*Received: 14, left_shoulder"),
     ],
 )

@@ -66,6 +66,18 @@ def test_a_mix_of_one_set_is_the_set():
     assert mix.items(2, 5)[:, :2].tolist() == [[0, 2]] * 9
 
 
+@pytest.mark.parametrize(
+    ("keypoints", "flip", "warnings"),
+    [({"names": ["a", "b"]}, 0.5, 1), ({"names": ["a", "b"]}, 0.0, 0), ("coco", 0.5, 0), ({"names": ["a"]}, 1.0, 0)],
+)
+def test_mirroring_without_flip_pairs_is_warned_of(caplog, keypoints, flip, warnings):
+    config = Config(
+        keypoints=keypoints, input_size=64, data={"augmentation": {"flip": flip}}, training={"batch_size": 1}
+    )
+    TrainingSamples(Numbers(2), config)
+    assert sum("set data.augmentation.flip to 0" in message for message in caplog.messages) == warnings
+
+
 def test_epochs_of_several_rounds_leave_out_what_fills_no_batch():
     config = Config(input_size=64, data={"repeat": 3}, training={"batch_size": 4})
     samples = TrainingSamples(TrainingMix([Numbers(3), Numbers(4)], [1, 0.5]), config)

@@ -77,3 +77,10 @@ def test_candidates_are_padded_with_zeros():
     np.testing.assert_array_equal(keypoint_scores[0, :2, 2], [0.25, 0.0625])
     assert not keypoints[0, 2:].any() and not keypoints[1].any()
     assert not keypoint_scores[0, 2:].any() and not keypoint_scores[1].any()
+
+
+def test_a_flip_test_without_flip_pairs_is_warned_of(caplog):
+    sidecar = Sidecar.from_config(Config(keypoints={"names": ["a", "b"]}))
+    for flip, count in ((False, 0), (True, 1)):
+        MapDecoder(lambda images: images, sidecar, flip)
+        assert sum("the flip test mirrors people" in message for message in caplog.messages) == count

@@ -218,6 +218,8 @@ def test_a_reason_cannot_write_to_the_terminal():
         (200, b'{"predictions": []}', "expected predictions of 1 images as JSON"),
         (200, b'{"predictions": [1]}', "expected predictions of 1 images as JSON"),
         (200, b'{"predictions": [{"scores": [[1], [1, 2]]}]}', "expected arrays of numbers"),
+        (200, b'{"predictions": [{"scores": [1.5, true]}]}', "expected finite numbers as scores"),
+        (200, b'{"predictions": [{"scores": [1.5, 1e39]}]}', "expected finite numbers as scores"),
         (400, b'{"error": "bad"}', "INVALID_ARGUMENT: bad"),
         (400, b'{"error": {}}', "INVALID_ARGUMENT: HTTP status 400"),
         (302, b"", "UNKNOWN: HTTP status 302"),
