@@ -190,8 +190,9 @@ class TrainingConfig(Settings):
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     heatmap_loss_weight: Positive = 1.0
     offset_loss_weight: Positive = 0.03
-    #: Where the offset head is trained: `dense`: on whole maps; `supervised`: at the cells that have targets, and what
-    #: they read. Much faster for small networks; batch statistics are those of the cells. Needs adaptive blocks.
+    #: Where training evaluates the offset head: `dense`: on the whole map; `supervised`: at the cells that have targets
+    #: and at what these read, with batch statistics of those cells. It saves half of a small network's step, except on
+    #: the JAX backend, which wants arrays of fixed size.
     offset_cells: Literal["dense", "supervised"] = "dense"
     #: Backbone weights to start from, written by `dekr import`.
     backbone_weights: Path | None = None

@@ -126,6 +126,22 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
         ),
         ("model: {pyramid_channels: 32}", "yaml: model.backbone hrnet has no pyramid_channels. Received: 32$"),
         ("model: {stem_channels: 0}", "model.stem_channels: .*greater than 0. Received: 0"),
+        (
+            "{model: {offset_head: {block: plain}}, training: {offset_cells: supervised}}",
+            "offset_cells: supervised needs one or two adaptive blocks in model.offset_head. Received: 2 plain$",
+        ),
+        (
+            "{model: {offset_head: {blocks: 3}}, training: {offset_cells: supervised}}",
+            "supervised needs one or two adaptive blocks in model.offset_head. Received: 3 adaptive$",
+        ),
+        (
+            "training: {offset_cells: supervised, recompute: true}",
+            "offset_cells: supervised needs training.recompute=false. Received: true$",
+        ),
+        (
+            "training: {offset_cells: supervised, jit_compile: true}",
+            "offset_cells: supervised needs training.jit_compile=false. Received: true$",
+        ),
         ("decoder: {nms_keypoints: -1}", "decoder.nms_keypoints: .*Received: -1"),
         ("keypoints: horse", "skeleton: expected coco, crowdpose"),
         ("keypoints: {names: [a, a]}", "keypoint names must be unique"),

@@ -45,7 +45,7 @@ def sample_and_convolve_at(table, cells, map_size, offsets, kernel):
 
     Args:
         table: (G, R, C) float32 of `map_table`.
-        cells: (G, N) int32 rows of the table, of cells inside the maps.
+        cells: (G, N) or (1, N) int32 rows of the table, of cells inside the maps.
         map_size: (H, W).
         offsets: (G, N, 6) float32, as for `sample_and_convolve`.
         kernel: (G, 9, C, F) float32.
@@ -54,23 +54,15 @@ def sample_and_convolve_at(table, cells, map_size, offsets, kernel):
         (G, N, F) float32.
     """
 
-    @for_each_branch
-    def forward(table, cells, offsets, kernel):
-        rows, fy, fx, _ = _taps(offsets, cells, *map_size)
-        return _convolve_at(table, kernel, rows, fy, fx, map_size[1])
-
-    @for_each_branch
-    def gradients(table, cells, offsets, kernel, upstream):
-        return _convolve_gradients_at(table, kernel, upstream, *_taps(offsets, cells, *map_size), map_size[1])
-
     @ops.custom_gradient
     def run(table, offsets, kernel):
         def grad(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            return gradients(table, cells, offsets, kernel, upstream)
+            return _convolve_gradients_at(table, kernel, upstream, *_taps(offsets, cells, *map_size), map_size[1])
 
-        return forward(table, cells, offsets, kernel), grad
+        rows, fy, fx, _ = _taps(offsets, cells, *map_size)
+        return _convolve_at(table, kernel, rows, fy, fx, map_size[1]), grad
 
     return run(table, offsets, kernel)
 
@@ -134,27 +126,11 @@ def _at_every_cell(offsets):
 def _convolve(x, kernel, rows, fy, fx, inside):
     del inside
     x, kernel = _pad_channels(x, kernel)
-    # What one tap reads of a whole map fills the cache.
-    return _sum_of_taps(_map_reader(x, rows), kernel, fy, fx, taps_at_once=1)
-
-
-@compiled
-def _convolve_at(table, kernel, rows, fy, fx, width):
-    table, kernel = _pad_channels(table, kernel)
-    return _sum_of_taps(_corner_reader(table, rows, width), kernel, fy, fx, taps_at_once=len(GRID))
-
-
-def _sum_of_taps(read, kernel, fy, fx, taps_at_once):
-    """What the taps read, times the kernel: (G, N, F)."""
-    branches, _, channels, _ = kernel.shape
-    kernel = ops.transpose(kernel, (1, 0, 2, 3))
+    read = _map_reader(x, rows)
     total = 0.0
-    for first in range(0, len(GRID), taps_at_once):
-        taps = slice(first, first + taps_at_once)
-        value, right, down, cross = read(taps)
-        sampled = value + fx[taps] * right + fy[taps] * (down + fx[taps] * cross)
-        sampled = ops.reshape(sampled, (taps_at_once, branches, -1, channels))
-        total += ops.sum(ops.matmul(sampled, kernel[taps]), axis=0)
+    for tap in range(len(GRID)):
+        sampled = ops.reshape(_interpolate(read(tap), fy[tap], fx[tap]), (x.shape[0], -1, x.shape[-1]))
+        total += ops.matmul(sampled, kernel[:, tap])
     return total
 
 
@@ -163,14 +139,24 @@ def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
     real_channels = x.shape[-1]
     x, kernel = _pad_channels(x, kernel)
     branches, batch, height, width, channels = ops.shape(x)
-    upstream = ops.reshape(upstream, (branches, batch * height * width, kernel.shape[-1]))
-    corners, d_offsets, d_kernel = _gradients_of_taps(_map_reader(x, rows), kernel, upstream, fy, fx, inside, 1)
     padded_height, padded_width = height + 3, width + 3
     size = batch * padded_height * padded_width
+    upstream = ops.reshape(upstream, (branches, batch * height * width, kernel.shape[-1]))
+    upstream_by_filter = ops.transpose(upstream, (0, 2, 1))
     scattered = ops.zeros((branches * size, 4 * channels), x.dtype)
+    read = _map_reader(x, rows)
     rows = _table_rows(rows, size)
-    for tap, corners_of_tap in enumerate(corners):
-        scattered = scatter_add_rows(scattered, rows[tap], ops.concatenate(corners_of_tap, axis=-1)[0])
+    d_kernel = []
+    d_positions = []
+    for tap in range(len(GRID)):
+        maps = read(tap)
+        sampled = ops.reshape(_interpolate(maps, fy[tap], fx[tap]), (branches, -1, channels))
+        d_kernel.append(ops.matmul(upstream_by_filter, sampled))
+        d_sampled = ops.matmul(upstream, ops.transpose(kernel[:, tap], (0, 2, 1)))
+        d_sampled = ops.reshape(d_sampled, (-1, channels))
+        corners, d_position = _interpolation_gradients(d_sampled, maps, fy[tap], fx[tap], inside[tap])
+        d_positions += d_position
+        scattered = scatter_add_rows(scattered, rows[tap], ops.concatenate(corners, axis=1))
     scattered = ops.reshape(scattered, (branches, batch, padded_height, padded_width, 4, channels))
     # Row r of the padded map is row r - 1 of the map; what was put on a cell belongs to the cell and its neighbours.
     d_x = sum(
@@ -178,51 +164,71 @@ def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
         for down in (0, 1)
         for right in (0, 1)
     )
+    d_offsets = ops.reshape(_offset_gradients(d_positions), (branches, -1, 6))
+    d_kernel = ops.transpose(ops.stack(d_kernel, axis=1), (0, 1, 3, 2))
     return d_x[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
+
+
+# At few cells, the nine taps fit into the cache together, and four corners are read faster than the differences of
+# whole maps are made.
+@compiled
+def _convolve_at(table, kernel, rows, fy, fx, width):
+    table, kernel = _pad_channels(table, kernel)
+    branches, taps, channels, filters = kernel.shape
+    fy, fx = (_by_cell(each) for each in (fy, fx))
+    sampled = _interpolate(_read_corners(table, _rows_by_cell(rows, table.shape[1]), width), fy, fx)
+    sampled = ops.reshape(sampled, (branches, -1, taps * channels))
+    return ops.matmul(sampled, ops.reshape(kernel, (branches, taps * channels, filters)))
 
 
 @compiled
 def _convolve_gradients_at(table, kernel, upstream, rows, fy, fx, inside, width):
     real_channels = table.shape[-1]
     table, kernel = _pad_channels(table, kernel)
-    branches, size, channels = ops.shape(table)
-    read = _corner_reader(table, rows, width)
-    (corners,), d_offsets, d_kernel = _gradients_of_taps(read, kernel, upstream, fy, fx, inside, len(GRID))
+    branches, taps, channels, filters = kernel.shape
+    size = table.shape[1]
+    fy, fx, inside = (_by_cell(each) for each in (fy, fx, inside))
+    rows = _rows_by_cell(rows, size)
+    maps = _read_corners(table, rows, width)
+    sampled = ops.reshape(_interpolate(maps, fy, fx), (branches, -1, taps * channels))
+    d_kernel = ops.matmul(ops.transpose(upstream, (0, 2, 1)), sampled)
+    kernel = ops.reshape(kernel, (branches, taps * channels, filters))
+    d_sampled = ops.reshape(ops.matmul(upstream, ops.transpose(kernel, (0, 2, 1))), (-1, channels))
+    corners, d_position = _interpolation_gradients(d_sampled, maps, fy, fx, inside)
     d_table = ops.zeros((branches * size, channels), table.dtype)
-    rows = _table_rows(rows, size)
     for step, corner in zip(_corner_steps(width), corners, strict=True):
-        d_table = scatter_add_rows(d_table, ops.reshape(rows + step, (-1,)), ops.reshape(corner, (-1, channels)))
+        d_table = scatter_add_rows(d_table, rows + step, corner)
     d_table = ops.reshape(d_table, (branches, size, channels))
+    d_positions = ops.reshape(ops.concatenate(d_position, axis=1), (-1, 2 * taps))
+    d_offsets = ops.reshape(_offset_gradients([d_positions]), (branches, -1, 6))
+    d_kernel = ops.reshape(ops.transpose(d_kernel, (0, 2, 1)), (branches, taps, channels, filters))
     return d_table[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
 
 
-def _gradients_of_taps(read, kernel, upstream, fy, fx, inside, taps_at_once):
-    """Gradients for the four corners of taps, (taps at once, G N, C) each, for offsets (G, N, 6) and the kernel."""
-    branches, _, channels, _ = kernel.shape
-    kernel = ops.transpose(kernel, (1, 0, 3, 2))
-    upstream_by_filter = ops.transpose(upstream, (0, 2, 1))
-    ones = ops.ones((channels, 1), upstream.dtype)
-    corners, d_kernel, d_positions = [], [], []
-    for first in range(0, len(GRID), taps_at_once):
-        taps = slice(first, first + taps_at_once)
-        value, right, down, cross = read(taps)
-        step_right, step_down = right + fy[taps] * cross, down + fx[taps] * cross
-        sampled = value + fx[taps] * right + fy[taps] * step_down
-        sampled = ops.reshape(sampled, (taps_at_once, branches, -1, channels))
-        d_kernel.append(ops.matmul(upstream_by_filter, sampled))
-        d_sampled = ops.reshape(ops.matmul(upstream, kernel[taps]), (taps_at_once, -1, channels))
-        # Summed over channels by a product with ones, which is vectorised.
-        along = [ops.matmul(d_sampled * each, ones) * inside[taps] for each in (step_down, step_right)]
-        d_positions.append(ops.concatenate(along, axis=-1))
-        lower = fy[taps] * d_sampled
-        upper = d_sampled - lower
-        corners.append((upper - fx[taps] * upper, fx[taps] * upper, lower - fx[taps] * lower, fx[taps] * lower))
+def _interpolate(maps, fy, fx):
+    """Values between pixels; `maps` as `_map_reader` gives them."""
+    value, right, down, cross = maps
+    return value + fx * right + fy * (down + fx * cross)
+
+
+def _interpolation_gradients(d_sampled, maps, fy, fx, inside):
+    """Gradients for the four corners, each (M, C), and for y and x, each (M, 1)."""
+    _, right, down, cross = maps
+    # Summed over channels by a product with ones, which is vectorised.
+    ones = ops.ones((d_sampled.shape[-1], 1), d_sampled.dtype)
+    steps = down + fx * cross, right + fy * cross
+    d_position = [ops.matmul(d_sampled * step, ones) * inside for step in steps]
+    lower = fy * d_sampled
+    upper = d_sampled - lower
+    return (upper - fx * upper, fx * upper, lower - fx * lower, fx * lower), d_position
+
+
+def _offset_gradients(d_positions):
+    """Gradients for offsets, (M, 6), of those for y and x of each tap in turn, arrays that make (M, 18) together."""
     # A product with the grid, and not sums of multiples: a compiler would repeat each tap's work for every multiple.
     to_offsets = [row for y, x in GRID for row in ((y, x, 0, 0, 1, 0), (0, 0, y, x, 0, 1))]
-    d_positions = ops.reshape(ops.transpose(ops.concatenate(d_positions), (1, 0, 2)), (-1, 2 * len(GRID)))
-    d_offsets = ops.matmul(d_positions, ops.convert_to_tensor(to_offsets, upstream.dtype))
-    d_kernel = ops.transpose(ops.concatenate(d_kernel), (1, 0, 3, 2))
-    return corners, ops.reshape(d_offsets, (branches, -1, 6)), d_kernel
+    d_positions = ops.concatenate(d_positions, axis=1)
+    return ops.matmul(d_positions, ops.convert_to_tensor(to_offsets, d_positions.dtype))
 
 
 def _pad_channels(x, kernel):
@@ -233,7 +239,7 @@ def _pad_channels(x, kernel):
 
 
 def _map_reader(x, rows):
-    """Reads what taps need of whole maps: (T, G N, C) value, step to the right, step down, and their cross term.
+    """Reads what a tap needs of whole maps: (G N, C) value, step to the right, step down, and their cross term.
 
     With fractions fy, fx the value between pixels is `value + fx right + fy (down + fx cross)`: half the products of
     weighting four corners, and one index for all four, in maps of differences.
@@ -243,7 +249,7 @@ def _map_reader(x, rows):
         rows: (9, G, N) of `_taps`.
 
     Returns:
-        A function of a slice of the T taps.
+        A function of the tap's number.
     """
     padded = ops.pad(x, ((0, 0), (0, 0), (1, 3), (1, 3), (0, 0)))
     right = padded[:, :, :, 1:] - padded[:, :, :, :-1]
@@ -253,24 +259,14 @@ def _map_reader(x, rows):
     maps = [ops.reshape(each, (-1, x.shape[-1])) for each in maps]
     _, batch, height, width, _ = ops.shape(x)
     rows = _table_rows(rows, batch * (height + 3) * (width + 3))
-    return lambda taps: [_gather(each, rows[taps]) for each in maps]
+    return lambda tap: [gather_rows(each, rows[tap]) for each in maps]
 
 
-def _corner_reader(table, rows, width):
-    """As `_map_reader`, of a `map_table`: for few taps it is faster to read four corners than to make four maps."""
-    rows = _table_rows(rows, table.shape[1])
+def _read_corners(table, rows, width):
+    """What `_map_reader` reads, at rows (M,) of the tables (G, R, C) of all branches together."""
     table = ops.reshape(table, (-1, table.shape[-1]))
-
-    def read(taps):
-        value, right, down, cross = (_gather(table, rows[taps] + step) for step in _corner_steps(width))
-        return value, right - value, down - value, cross - down - right + value
-
-    return read
-
-
-def _gather(table, rows):
-    """Rows (T, M, C) of (R, C) at (T, M)."""
-    return ops.reshape(gather_rows(table, ops.reshape(rows, (-1,))), (*ops.shape(rows), table.shape[-1]))
+    value, right, down, cross = (gather_rows(table, rows + step) for step in _corner_steps(width))
+    return value, right - value, down - value, cross - down - right + value
 
 
 def _corner_steps(width):
@@ -282,6 +278,16 @@ def _table_rows(rows, size):
     """Rows (9, G, N) of each branch's own table as rows (9, G N) of all tables together, each of `size` rows."""
     branches = rows.shape[1]
     return ops.reshape(rows + ops.arange(branches, dtype="int32")[:, None] * size, (len(GRID), -1))
+
+
+def _rows_by_cell(rows, size):
+    """As `_table_rows`, the nine of a cell together: (G N 9,)."""
+    return ops.reshape(ops.transpose(_table_rows(rows, size)), (-1,))
+
+
+def _by_cell(values):
+    """(9, G N, 1) as (G N 9, 1)."""
+    return ops.reshape(ops.transpose(values, (1, 0, 2)), (-1, 1))
 
 
 @compiled

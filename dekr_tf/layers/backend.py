@@ -54,7 +54,7 @@ if keras.backend.backend() == "tensorflow":
 
     def room_for(count, largest):
         """A length for `count` rows, of a few possible ones up to `largest`: `compiled` functions meet few shapes."""
-        sizes = [step << power for power in range(6, 28) for step in (4, 5, 6, 7)]
+        sizes = [step << power for power in range(7, 28) for step in (2, 3)]
         return ops.minimum(tf.gather(sizes, tf.searchsorted(sizes, [count])[0]), largest)
 
     def compiled(function):
@@ -64,15 +64,19 @@ if keras.backend.backend() == "tensorflow":
         """
         return tf.function(function, jit_compile=True, autograph=False)
 
-    def for_each_branch(function):
-        """`function` of arrays that all begin with the branches, run for one branch at a time on a CPU.
+    def branch_parts(branches):
+        """The number of parts in which so many branches are computed, one after another.
 
         The maps of one branch fit into a core's cache, and TensorFlow runs as many branches at once as there are
         cores. A GPU would rather have them all together.
         """
+        return 1 if tf.config.list_logical_devices("GPU") else branches
+
+    def for_each_branch(function):
+        """`function` of arrays that all begin with the branches, run for each of `branch_parts`."""
 
         def run(*arrays):
-            if tf.config.list_logical_devices("GPU"):
+            if branch_parts(arrays[0].shape[0]) == 1:
                 return function(*arrays)
             results = [
                 function(*(each[branch : branch + 1] for each in arrays)) for branch in range(arrays[0].shape[0])
@@ -124,12 +128,16 @@ else:
         return ops.cast(outputs, x.dtype), mean, variance * (count / (count - 1))
 
     def room_for(count, largest):
-        """A length for `count` rows, at most `largest`: that, since compiled steps want lengths known in advance."""
-        return largest
+        """A length for `count` rows: on JAX `largest`, since compiled steps want lengths known in advance."""
+        return largest if keras.backend.backend() == "jax" else max(int(count), 1)
 
     def compiled(function):
         """`function` itself: the other backends compile the step around it."""
         return function
+
+    def branch_parts(branches):
+        """One: the other backends are for accelerators, which would rather have the branches together."""
+        return 1
 
     def for_each_branch(function):
         """`function` itself: the other backends are for accelerators, which would rather have the branches together."""

@@ -1,47 +1,119 @@
-"""Lists of cells out of masks, and what layers do on maps, at the listed cells only.
+"""Lists of cells out of masks, and what layers do on whole maps, at the listed cells only.
 
-Lists of several branches have one length; what a branch does not need of it is marked as not valid.
+A cell is a row of `adaptive_conv.map_table`, which has B (H + 3) (W + 3) = R of them for each branch.
 """
+
+from typing import Any, NamedTuple
 
 from keras import ops
 
-from dekr_tf.layers.backend import (
-    compiled,
-    for_each_branch,
-    gather_rows,
-    room_for,
-    scatter_add_rows,
-    sum_over_replicas,
-)
+from dekr_tf.layers.adaptive_conv import GRID
+from dekr_tf.layers.backend import compiled, gather_rows, room_for, scatter_add_rows, sum_over_replicas
 
 
-def compact(mask, filler: int):
-    """The marked rows of each branch, in order.
+class Cells(NamedTuple):
+    """The marked cells of a mask; where branches have masks of their own, their lists have one length."""
+
+    #: (G, R) bool.
+    mask: Any
+    #: (G, N) int32, in order; behind a branch's last cell any others.
+    rows: Any
+    #: (G, N) bool.
+    valid: Any
+
+    def valid_only(self, values):
+        """Values (G, N, C) of the cells, zero behind a branch's last cell."""
+        return values * ops.cast(self.valid, values.dtype)[..., None]
+
+
+class Grid:
+    """The cells of a batch of maps.
+
+    Args:
+        batch: B.
+        height: of a map, H.
+        width: of a map, W.
+    """
+
+    def __init__(self, batch, height, width):
+        self.map_size = height, width
+        self._width = width + 3
+        self._inside = self.table(ops.ones((batch, height, width), "bool"))
+
+    def table(self, mask):
+        """A mask (B, H, W) as (1, R), false on the border."""
+        return ops.reshape(ops.pad(mask, ((0, 0), (1, 2), (1, 2))), (1, -1))
+
+    def list(self, mask):
+        """The marked cells of (G, R)."""
+        rows, valid = compact(mask)
+        # The first cell of the first map has neighbours, as all that are listed must have.
+        return Cells(mask, ops.where(valid, rows, self._width + 1), valid)
+
+    def map_rows(self, rows):
+        """Cells as rows of maps (B H W, ...) without a border."""
+        height, width = self.map_size
+        line, column = rows // self._width, rows % self._width
+        image, row = line // (height + 3), line % (height + 3)
+        return (image * height + row - 1) * width + column - 1
+
+    def around(self, mask):
+        """Marks the cells of the maps among the marked ones of (G, R) and their neighbours."""
+        steps = [y * self._width + x for y in range(3) for x in range(3)]
+        return _spread(mask, steps, self._width + 1) & self._inside
+
+    def read_by(self, taps, valid):
+        """Marks (G, R) the cells of the maps that taps read.
+
+        Args:
+            taps: (9, G, N) of `adaptive_conv.tap_cells`.
+            valid: (1, N) bool, the cells whose taps count.
+        """
+        branches = taps.shape[1]
+        taps = ops.reshape(ops.transpose(taps, (1, 0, 2)), (branches, -1))
+        valid = ops.cast(ops.tile(valid, (branches, 9)), "int32")[..., None]
+        counts = add_rows_at(ops.zeros((branches, self._inside.shape[1], 1), "int32"), taps, valid)
+        return _spread(counts[..., 0] > 0, (0, 1, self._width, self._width + 1), 0) & self._inside
+
+
+def _spread(mask, steps, back: int):
+    """Marks what lies one of `steps`, less `back`, behind a marked cell of (G, R)."""
+    size = mask.shape[1]
+    padded = ops.pad(mask, ((0, 0), (max(steps) - back, back)))
+    starts = [max(steps) - step for step in steps]
+    return ops.any(ops.stack([padded[:, start : start + size] for start in starts]), axis=0)
+
+
+def neighbours(rows, map_size):
+    """The 3x3 cells around each cell, row-major: (G, N) -> (G, 9 N)."""
+    steps = ops.convert_to_tensor([int(y) * (map_size[1] + 3) + int(x) for y, x in GRID], "int32")
+    return ops.reshape(rows[..., None] + steps, (rows.shape[0], -1))
+
+
+def compact(mask):
+    """The marked places of each row of a mask, in order.
 
     Args:
         mask: (G, R) bool.
-        filler: what stands in the list behind a branch's last row.
 
     Returns:
-        rows (G, N) int32 and valid (G, N) bool, N at least the largest number of marked rows of a branch; see
-        `backend.room_for`.
+        places (G, N) int32 and valid (G, N) bool, which is false behind a row's last place, where the places mean
+        nothing. N is at least the largest number of places of a row, see `backend.room_for`.
     """
-    branches, size = ops.shape(mask)
+    rows, size = ops.shape(mask)
     counts = ops.cumsum(ops.reshape(ops.cast(mask, "int32"), (-1,)))
-    ends = ops.reshape(counts, (branches, size))[:, -1]
+    ends = ops.reshape(counts, (rows, size))[:, -1]
     starts = ops.concatenate([ops.zeros((1,), "int32"), ends[:-1]])
-    own = ends - starts
-    slots = ops.arange(room_for(ops.max(own), size), dtype="int32")
-    # Row n of the list is where the count gets to n + 1.
+    slots = ops.arange(room_for(ops.max(ends - starts), size), dtype="int32")
+    # The n-th place is where the count gets to n.
     wanted = starts[:, None] + slots + 1
-    rows = ops.reshape(ops.searchsorted(counts, ops.reshape(wanted, (-1,))), ops.shape(wanted))
-    rows = ops.cast(rows, "int32") - ops.arange(branches, dtype="int32")[:, None] * size
-    valid = slots < own[:, None]
-    return ops.where(valid, rows, filler), valid
+    places = ops.reshape(ops.searchsorted(counts, ops.reshape(wanted, (-1,))), ops.shape(wanted))
+    places = ops.cast(places, "int32") - ops.arange(rows, dtype="int32")[:, None] * size
+    return places, slots < (ends - starts)[:, None]
 
 
 def rows_at(table, rows):
-    """Rows (G, N, C) of a table (G, R, C) at (G, N) int32; what is read several times gets the sum of its gradients."""
+    """Rows (G, N, C) of a table (G, R, C) at (G, N) or (1, N) int32."""
 
     @ops.custom_gradient
     def run(table):
@@ -56,7 +128,7 @@ def rows_at(table, rows):
 
 
 def add_rows_at(table, rows, values):
-    """Adds values (G, N, C) to a table (G, R, C) at rows (G, N) int32."""
+    """Adds values (G, N, C) to a table (G, R, C) at rows (G, N) or (1, N) int32."""
 
     @ops.custom_gradient
     def run(table, values):
@@ -70,26 +142,24 @@ def add_rows_at(table, rows, values):
     return run(table, values)
 
 
-@for_each_branch
 @compiled
 def _read_rows(table, rows):
     branches, size, channels = ops.shape(table)
-    values = gather_rows(ops.reshape(table, (-1, channels)), _in_one_table(rows, size))
+    values = gather_rows(ops.reshape(table, (-1, channels)), _in_one_table(rows, branches, size))
     return ops.reshape(values, (branches, -1, channels))
 
 
-@for_each_branch
 @compiled
 def _add_rows(table, rows, values):
     branches, size, channels = ops.shape(table)
     flat = scatter_add_rows(
-        ops.reshape(table, (-1, channels)), _in_one_table(rows, size), ops.reshape(values, (-1, channels))
+        ops.reshape(table, (-1, channels)), _in_one_table(rows, branches, size), ops.reshape(values, (-1, channels))
     )
     return ops.reshape(flat, (branches, size, channels))
 
 
-def _in_one_table(rows, size):
-    return ops.reshape(rows + ops.arange(rows.shape[0], dtype="int32")[:, None] * size, (-1,))
+def _in_one_table(rows, branches, size):
+    return ops.reshape(rows + ops.arange(branches, dtype="int32")[:, None] * size, (-1,))
 
 
 def moments_at(x, valid, synchronized: bool = False):
@@ -97,11 +167,11 @@ def moments_at(x, valid, synchronized: bool = False):
 
     Args:
         x: (G, N, C).
-        valid: (G, N) bool, equally many in all branches.
-        synchronized: over those of all devices.
+        valid: (1, N) bool.
+        synchronized: over those of all replicas.
 
     Returns:
-        mean (G, 1, C), variance (G, 1, C), zero where no cell is valid, and the unbiased variance.
+        mean and variance (G, 1, C), zero where no cell is valid, and the number of valid cells.
     """
 
     def total(values):
@@ -109,7 +179,8 @@ def moments_at(x, valid, synchronized: bool = False):
         return sum_over_replicas(values) if synchronized else values
 
     shares = ops.cast(valid, x.dtype)[..., None]
-    count = ops.maximum(total(shares), 1)
-    mean = total(x * shares) / count
-    variance = total(ops.square(x - mean) * shares) / count
-    return mean, variance, variance * count / ops.maximum(count - 1, 1)
+    count = total(shares)
+    divisor = ops.maximum(count, 1)
+    mean = total(x * shares) / divisor
+    variance = total(ops.square(x - mean) * shares) / divisor
+    return mean, variance, ops.squeeze(count)

@@ -1,6 +1,6 @@
 """One training step with the weights and the batch of a file, on the backend that KERAS_BACKEND names.
 
-usage: one_step.py INPUT.npz OUTPUT.npz
+usage: one_step.py INPUT.npz OUTPUT.npz OFFSET_CELLS
 """
 
 import sys
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     network = build_dekr(CONFIG.model, CONFIG.schema)
     for number, variable in enumerate(network.variables):
         variable.assign(arrays.pop(f"weights/{number}"))
-    model = DekrTraining(network, 1.0, 0.1)
+    model = DekrTraining(network, 1.0, 0.1, offset_cells=sys.argv[3])
     # Its first momentum is the negative gradient.
     optimizer = keras.optimizers.SGD(1.0, momentum=0.5)
     model.compile(optimizer, jit_compile=False)

@@ -1,5 +1,6 @@
 """The model under Keras' own `compile`, `fit` and callbacks, and one step on every backend of Keras."""
 
+import functools
 import json
 import os
 import subprocess
@@ -84,7 +85,7 @@ def test_mixed_precision_scales_the_loss(results):
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """Losses, gradients and moving statistics of one step: `steps(backend)`."""
+    """Losses, gradients and moving statistics of one step: `steps(backend, offset_cells)`."""
     folder = tmp_path_factory.mktemp("steps")
     generator = np.random.default_rng(0)
     network = build_dekr(CONFIG.model, CONFIG.schema)
@@ -100,26 +101,22 @@ def steps(tmp_path_factory):
     arrays["photos"] = generator.integers(0, 256, (2, 64, 64, 3), np.uint8)
     np.savez(folder / "input.npz", **arrays)
 
-    def step(backend):
-        run("one_step.py", backend, folder / "input.npz", folder / f"{backend}.npz")
-        with np.load(folder / f"{backend}.npz") as file:
+    @functools.cache
+    def step(backend, offset_cells):
+        output = folder / f"{backend}_{offset_cells}.npz"
+        run("one_step.py", backend, folder / "input.npz", output, offset_cells)
+        with np.load(output) as file:
             return {name: file[name] for name in file.files}
 
     return step
 
 
-@pytest.fixture(scope="module")
-def tensorflow_step(steps):
-    return steps("tensorflow")
-
-
+@pytest.mark.parametrize("offset_cells", ["dense", "supervised"])
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_a_step_is_the_same_on_every_backend(steps, tensorflow_step, backend):
-    received = steps(backend)
-    assert (
-        received.keys() == tensorflow_step.keys() >= {"loss", "heatmap_loss", "offset_loss", "offset_g1_final/kernel"}
-    )
-    for name, expected in tensorflow_step.items():
+def test_a_step_is_the_same_on_every_backend(steps, backend, offset_cells):
+    received, wanted = (steps(name, offset_cells) for name in (backend, "tensorflow"))
+    assert received.keys() == wanted.keys() >= {"loss", "heatmap_loss", "offset_loss", "offset_g1_final/kernel"}
+    for name, expected in wanted.items():
         np.testing.assert_allclose(received[name], expected, rtol=1e-4, atol=1e-4 * abs(expected).max(), err_msg=name)
 
 

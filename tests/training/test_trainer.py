@@ -170,6 +170,19 @@ def test_mixed_precision(run, tmp_path, precision):
             np.testing.assert_array_equal(received, expected)
 
 
+@TF_DATA_HAS_GRAPHS
+@pytest.mark.usefixtures("eagerly")
+def test_offsets_trained_at_the_supervised_cells(run, tmp_path):
+    config, _, folder, _, _ = run
+    watch = Watch()
+    network = train(with_training(config, epochs=2, offset_cells="supervised"), tmp_path, callbacks=[watch])
+    # Only batch statistics differ from those of whole maps.
+    for name in ("loss", "offset_loss"):
+        assert losses_of(tmp_path, name) == pytest.approx(losses_of(folder, name)[:2], rel=0.1)
+    for variable in network.variables:
+        assert np.any(variable != watch.start[variable.path]), variable.path
+
+
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"PK\x03\x04"])
 def test_backbones_that_cannot_be_read(tmp_path, content):
     path = tmp_path / "backbone.keras"
