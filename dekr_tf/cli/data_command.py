@@ -126,6 +126,7 @@ def _schema(arguments: argparse.Namespace) -> None:
 def _tfrecord(arguments: argparse.Namespace) -> None:
     from dekr_tf.data.annotations import read_annotations
     from dekr_tf.data.records import write_records
+    from dekr_tf.data.samples import report_people
     from dekr_tf.images import check_images
 
     config = load_config(arguments.config) if arguments.config else Config()
@@ -141,6 +142,7 @@ def _tfrecord(arguments: argparse.Namespace) -> None:
         progress=True,
     )
     print(f"{arguments.output}: {count} of {len(records)} images")
+    print(report_people(records, config.targets, str(arguments.output)))
 
 
 def _show(arguments: argparse.Namespace) -> None:
