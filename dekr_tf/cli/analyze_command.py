@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         paths = (arguments.output, arguments.plot)
         output, plot = (stack.enter_context(atomic_output(path)) if path else None for path in paths)
         detector, schema = open_source(arguments)
-        labels = read_labels(arguments.annotations, schema)
+        labels = read_labels(arguments.annotations, schema, category=arguments.category)
         metric = arguments.metric or default_metric(labels, schema)
         results = arguments.results
         if detector:

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         results_output, output = (stack.enter_context(atomic_output(path)) if path else None for path in paths)
         detector, schema = open_source(arguments)
         only_write = arguments.results_output and not (arguments.output or arguments.metric)
-        labels = read_labels(arguments.annotations, schema, need_people=not only_write)
+        labels = read_labels(arguments.annotations, schema, need_people=not only_write, category=arguments.category)
         people = sum(person.labelled for image in labels for person in image.people)
         metric = arguments.metric or default_metric(labels, schema)
         how = {"batch_size": 1 if arguments.batch_size is None else arguments.batch_size, "progress": True}

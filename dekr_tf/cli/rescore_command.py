@@ -68,7 +68,7 @@ def _collect(arguments: argparse.Namespace) -> None:
     with atomic_output(arguments.output) as temporary:
         detector, schema = open_source(arguments)
         count_features(schema)
-        labels = read_labels(arguments.annotations, schema)
+        labels = read_labels(arguments.annotations, schema, category=arguments.category)
         check_somebody_is_labelled(labels)
         results = arguments.results
         if detector:

@@ -362,7 +362,9 @@ def open_training_data(config: Config) -> TrainingMix:
     for place, entry in enumerate(data.train):
         with _naming(place):
             sets.append(_open_set(entry, config))
-            names = config.schema.names if entry.records else read_keypoint_names(entry.annotations)
+            names = (
+                config.schema.names if entry.records else read_keypoint_names(entry.annotations, config.data.category)
+            )
             first_names = first_names or names
             if names and names != first_names:
                 raise InputError(
@@ -406,7 +408,8 @@ def _open_set(entry: TrainingSetConfig, config: Config) -> TrainingData:
         from dekr_tf.data.records import RecordFiles
 
         return RecordFiles(entry.records, config.schema)
-    return LabelledImages(read_annotations(entry.annotations, config.schema), entry.images, config.data.damaged_images)
+    records = read_annotations(entry.annotations, config.schema, config.data.category)
+    return LabelledImages(records, entry.images, config.data.damaged_images)
 
 
 @contextlib.contextmanager
