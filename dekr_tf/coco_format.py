@@ -10,7 +10,7 @@ import numpy as np
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json
 from dekr_tf.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
-from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.keypoints import KeypointSchema, describe_categories, find_categories
 from dekr_tf.poses import Poses
 
 #: Area of a person per area of the bounding box, where a file has no areas; the CrowdPose toolkit's figure.
@@ -89,7 +89,11 @@ class ImageLabels:
 
 
 def read_labels(
-    source: str | Path | Mapping[str, Any], schema: KeypointSchema, *, need_people: bool = True
+    source: str | Path | Mapping[str, Any],
+    schema: KeypointSchema,
+    *,
+    need_people: bool = True,
+    category: int | str | None = None,
 ) -> list[ImageLabels]:
     """Reads an annotation file of COCO, CrowdPose or one's own, in the order of its images.
 
@@ -103,6 +107,7 @@ def read_labels(
         schema: the skeleton that the keypoints must fit.
         need_people: refuse a file without any keypoints. Otherwise it gives images without people, as those of a test
             set are whose labels are kept back.
+        category: name or id of the one category whose annotations count. Default: all with keypoints.
 
     Raises:
         InputError: the file cannot be read, lacks something, has no image, or does not fit the schema. The message
@@ -130,17 +135,28 @@ def read_labels(
     entries = []
     for position, entry in enumerate(content["annotations"]):
         where = _where(name, "annotation", entry, position)
-        category = parse_id(entry, "category_id", where) if "category_id" in entry else 1
-        entries.append((entry, category, where))
-    categories = {category for entry, category, _ in entries if entry.get("keypoints")}
+        entries.append((entry, parse_id(entry, "category_id", where) if "category_id" in entry else 1, where))
+    categories = {category_id for entry, category_id, _ in entries if entry.get("keypoints")}
+    if category is not None:
+        categories &= {
+            parse_id(each, "id", name) for each in find_categories(content.get("categories"), category, name)
+        }
     if need_people and not categories:
         raise InputError(f"{name}: expected keypoints in the annotations. Received: {len(entries)} without any")
-    for entry, category, where in entries:
-        if category in categories:
+    for entry, category_id, where in entries:
+        if category_id in categories:
             image_id = parse_id(entry, "image_id", where)
             if image_id not in images:
                 raise InputError(f"{where}: expected the id of an image as image_id. Received: {image_id!r}")
-            images[image_id][-1].append(_person(entry, category, schema, where))
+            try:
+                images[image_id][-1].append(_person(entry, category_id, schema, where))
+            except InputError as error:
+                if len(categories) == 1:
+                    raise
+                raise InputError(
+                    f"{error}. Several categories have keypoints, {_names(content.get('categories'), categories)}; "
+                    "--category or data.category chooses one"
+                ) from error
     return [ImageLabels(image_id, tuple(people), image, where) for image_id, (image, where, people) in images.items()]
 
 
@@ -232,6 +248,14 @@ def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> P
         segmentation=entry.get("segmentation"),
         where=where,
     )
+
+
+def _names(entries, categories) -> str:
+    """Names and ids of categories; ids alone where the file does not name them all."""
+    try:
+        return describe_categories([find_categories(entries, each, "")[0] for each in sorted(categories, key=str)])
+    except InputError:
+        return ", ".join(sorted(map(str, categories)))
 
 
 def _where(name: str, kind: str, item, position: int) -> str:

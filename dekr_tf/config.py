@@ -137,6 +137,8 @@ class DataConfig(Settings):
     train_records: str | None = None
     #: Instead of either: several data sets with the same keypoints, in one training.
     train: Annotated[list[TrainingSetConfig], Field(min_length=1)] | None = None
+    #: Name or id of the category whose annotations, and whose skeleton, count. Default: all with keypoints.
+    category: int | str | None = None
     val_annotations: Path | None = None
     val_images: Path | None = None
     #: How often an epoch goes through all of it; more than 1 makes sense for a handful of images.
@@ -244,7 +246,7 @@ class Config(Settings):
     @cached_property
     def schema(self) -> KeypointSchema:
         """The skeleton that `keypoints` names."""
-        return load_schema(self.keypoints)
+        return load_schema(self.keypoints, self.data.category)
 
     def files(self) -> list[Path]:
         """The files and folders that the settings name, as they are written."""

@@ -269,12 +269,13 @@ _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 SCHEMAS = {schema.name: schema for schema in (COCO, CROWDPOSE)}
 
 
-def load_schema(source: str | Mapping[str, Any]) -> KeypointSchema:
+def load_schema(source: str | Mapping[str, Any], category: int | str | None = None) -> KeypointSchema:
     """A schema by name (`coco`, `crowdpose`), from a YAML or JSON file, or from a mapping.
 
     Args:
         source: a mapping as `KeypointSchema.from_dict` reads, a file of one, or an annotation file in COCO's format,
             whose `categories` say the skeleton (see `schema_from_categories`).
+        category: of an annotation file, the name or id of the one category to take the skeleton of.
 
     Raises:
         InputError: no such name or file, or its content does not make a schema.
@@ -294,11 +295,11 @@ def load_schema(source: str | Mapping[str, Any]) -> KeypointSchema:
     if not isinstance(values, Mapping):
         raise InputError(f"skeleton {path}: expected a mapping. Received: {type(values).__name__}")
     if "categories" in values:
-        return schema_from_categories(values["categories"], path.stem)
+        return schema_from_categories(values["categories"], path.stem, category)
     return KeypointSchema.from_dict({"name": path.stem, **values})
 
 
-def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
+def schema_from_categories(categories: Any, name: str, category: int | str | None = None) -> KeypointSchema:
     """The skeleton that an annotation file in COCO's format describes (https://cocodataset.org/#format-data).
 
     Keypoints named as those of COCO or CrowdPose, in their order, give that skeleton, whatever the file has as edges:
@@ -315,20 +316,24 @@ def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
     Args:
         categories: the list of that name: `keypoints` are names, `skeleton` pairs of positions that count from 1.
         name: of the skeleton.
+        category: name or id of the one category that counts. Default: all with keypoints.
 
     Raises:
-        InputError: no category has keypoints, several have different ones, or they do not make a schema.
+        InputError: there is no such category, none has keypoints, several have different ones, or they do not make a
+            schema.
     """
-    if not isinstance(categories, list) or not all(isinstance(category, Mapping) for category in categories):
+    if not isinstance(categories, list) or not all(isinstance(each, Mapping) for each in categories):
         raise InputError(f"skeleton {name}: expected a list of mappings as categories. Received: {categories!r:.80}")
-    found = [category for category in categories if category.get("keypoints")]
+    if category is not None:
+        categories = find_categories(categories, category, f"skeleton {name}")
+    found = [each for each in categories if each.get("keypoints")]
     if not found:
         raise InputError(f"skeleton {name}: expected keypoints in the categories. Received: {len(categories)} without")
     keypoints, skeleton = found[0]["keypoints"], found[0].get("skeleton") or []
-    if any(category["keypoints"] != keypoints for category in found):
+    if any(each["keypoints"] != keypoints for each in found):
         raise InputError(
-            f"skeleton {name}: expected the same keypoints in all categories. Received: {len(found)} categories that "
-            f"differ; write the skeleton as YAML"
+            f"skeleton {name}: expected the same keypoints in all categories; --category or data.category chooses one. "
+            f"Received: {describe_categories(found)}"
         )
     if not isinstance(keypoints, list) or not all(isinstance(keypoint, str) for keypoint in keypoints):
         raise InputError(f"skeleton {name}: expected names as keypoints. Received: {keypoints!r:.80}")
@@ -352,6 +357,24 @@ def schema_from_categories(categories: Any, name: str) -> KeypointSchema:
             "oks_sigmas": [sigmas.get(keypoint, DEFAULT_OKS_SIGMA) for keypoint in keypoints],
         }
     )
+
+
+def find_categories(categories: Any, category: int | str, where: str) -> list[Mapping[str, Any]]:
+    """The entries of `categories` with a name or an id; `where` begins the error.
+
+    Raises:
+        InputError: there is none.
+    """
+    entries = [each for each in categories if isinstance(each, Mapping)] if isinstance(categories, list) else []
+    found = [each for each in entries if str(category) in (str(each.get("id")), each.get("name"))]
+    if not found:
+        raise InputError(f"{where}: expected the category {category}. Received: {describe_categories(entries)}")
+    return found
+
+
+def describe_categories(categories: Sequence[Mapping[str, Any]]) -> str:
+    """Names and ids of categories, for messages."""
+    return ", ".join(f"{each.get('name')} ({each.get('id')})" for each in categories) or "no categories"
 
 
 def warn_without_flip_pairs(schema: KeypointSchema, use: str, remedy: str) -> None:

@@ -104,6 +104,29 @@ def test_people_need_not_be_labelled(annotations):
         read_labels(labels, PAIR)
 
 
+def two_categories():
+    person, dog = without(category_id=1), without(category_id=2, keypoints=[1, 1, 2])
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+    return {**content(person, dog), "categories": categories}
+
+
+@pytest.mark.parametrize(("category", "category_id"), [("person", 1), (1, 1), ("1", 1), ("dog", 2), ("2", 2)])
+def test_one_of_several_categories(category, category_id):
+    schema = PAIR if category_id == 1 else KeypointSchema("dog", ("tail",))
+    image, _ = read_labels(two_categories(), schema, category=category)
+    assert [person.category_id for person in image.people] == [category_id]
+    assert image.people[0].keypoints.shape == (len(schema), 3)
+
+
+def test_several_categories_are_named_where_one_must_be_chosen():
+    with pytest.raises(InputError, match=r"keypoints, person \(1\), dog \(2\); --category or data.category chooses"):
+        read_labels(two_categories(), PAIR)
+    with pytest.raises(InputError, match=r"expected the category cat\. Received: person \(1\), dog \(2\)"):
+        read_labels(two_categories(), PAIR, category="cat")
+    with pytest.raises(InputError, match=r"expected the category dog\. Received: no categories"):
+        read_labels(two_categories() | {"categories": None}, PAIR, category="dog")
+
+
 BAD = {
     "a list": ([], "expected a mapping. Received: a list of 0"),
     "no images": ({"annotations": []}, "expected a list as images. Received: none"),

@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import (
     COCO,
@@ -260,13 +261,29 @@ def test_categories_with_known_keypoints_give_the_known_skeleton(known):
     assert schema_from_categories([category(known.names, [(16, 14), (17, 15)])], "file") is known
 
 
+def test_the_skeleton_of_one_category(tmp_path):
+    dog = {"id": 2, "name": "dog", "keypoints": ["tail", "paw L", "paw R"]}
+    categories = [{**category(COCO.names), "id": 1, "name": "person"}, dog]
+    for chosen in ("dog", 2, "2"):
+        schema = schema_from_categories(categories, "pets", chosen)
+        assert (schema.names, schema.flip_pairs) == (("tail", "paw L", "paw R"), ((1, 2),))
+    (tmp_path / "pets.json").write_text(json.dumps({"categories": categories}))
+    assert load_schema(str(tmp_path / "pets.json"), "person") is COCO
+    with pytest.raises(InputError, match=r"chooses one\. Received: person \(1\), dog \(2\)"):
+        load_schema(str(tmp_path / "pets.json"))
+    with pytest.raises(InputError, match=r"expected the category cat\. Received: person \(1\), dog \(2\)"):
+        load_schema(str(tmp_path / "pets.json"), "cat")
+    config = Config(keypoints=str(tmp_path / "pets.json"), data={"category": "dog"})
+    assert config.schema.names == ("tail", "paw L", "paw R")
+
+
 @pytest.mark.parametrize(
     ("categories", "message"),
     [
         (None, "expected a list of mappings as categories. Received: None"),
         ([], "expected keypoints in the categories. Received: 0 without"),
         ([{"id": 1}], "Received: 1 without"),
-        ([category("ab"), category("ba")], "the same keypoints in all categories. Received: 2 categories that differ"),
+        ([category("ab"), category("ba")], r"chooses one\. Received: animal \(1\), animal \(1\)"),
         ([category("ab", [(0, 1)])], r"pairs of positions in 1\.\.2. Received: \[0, 1\]"),
         ([category("ab", [(1, 3)])], r"Received: \[1, 3\]"),
         ([category("ab", [(1, 2, 1)])], r"Received: \[1, 2, 1\]"),

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from dekr_tf.cli.arguments import image_size
+from dekr_tf.cli.evaluation_options import add_category_option
 from dekr_tf.config import Config, load_config
 from dekr_tf.errors import InputError
 
@@ -47,9 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "schema",
         help="the skeleton of an annotation file, to edit",
         description="Writes the skeleton that the categories of an annotation file describe, as YAML for `keypoints` "
-        "of a config. Flip pairs come from names with left and right, or l and r, as first or last word.",
+        "of a config. Flip pairs come from names that differ in left and right, or l and r.",
     )
     schema.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="JSON file in COCO keypoint format")
+    add_category_option(schema)
     schema.add_argument("--output", type=Path, required=True, metavar="FILE", help="YAML file to write")
     schema.set_defaults(act=_schema)
 
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a config. DIR appears when all is written, and may then be copied to object storage.",
     )
     tfrecord.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
+    add_category_option(tfrecord)
     tfrecord.add_argument("--images", type=Path, required=True, metavar="PATH", help="folder or zip file of the images")
     tfrecord.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder to write to")
     tfrecord.add_argument("--shards", type=int, metavar="N", help="number of files (default: one for 1024 images)")
@@ -115,7 +118,7 @@ def _schema(arguments: argparse.Namespace) -> None:
     content = read_json(arguments.annotations, "annotations")
     if not isinstance(content, dict):
         raise InputError(f"annotations {arguments.annotations}: expected a mapping. Received: {type(content).__name__}")
-    schema = schema_from_categories(content.get("categories"), arguments.annotations.stem)
+    schema = schema_from_categories(content.get("categories"), arguments.annotations.stem, arguments.category)
     # No list of lists a line each: pairs of names read better in brackets.
     write_text(arguments.output, yaml.safe_dump(schema.to_dict(), sort_keys=False, default_flow_style=None, width=100))
     print(
@@ -126,10 +129,11 @@ def _schema(arguments: argparse.Namespace) -> None:
 def _tfrecord(arguments: argparse.Namespace) -> None:
     from dekr_tf.data.annotations import read_annotations
     from dekr_tf.data.records import write_records
+    from dekr_tf.data.samples import report_people
     from dekr_tf.images import check_images
 
     config = load_config(arguments.config) if arguments.config else Config()
-    records = read_annotations(arguments.annotations, config.schema)
+    records = read_annotations(arguments.annotations, config.schema, arguments.category or config.data.category)
     images = check_images([record.file_name for record in records], arguments.images)
     count = write_records(
         records,
@@ -141,6 +145,7 @@ def _tfrecord(arguments: argparse.Namespace) -> None:
         progress=True,
     )
     print(f"{arguments.output}: {count} of {len(records)} images")
+    print(report_people(records, config.targets, str(arguments.output)))
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> No
     source.add_argument("--model", type=Path, metavar="FILE", help="model to look at the images with")
     source.add_argument("--results", type=Path, metavar="FILE", help="COCO results file, instead of a model")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
+    add_category_option(parser)
     parser.add_argument("--images", type=Path, metavar="PATH", help="folder or zip file of the images")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
@@ -35,6 +36,13 @@ def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> No
     add_decoding_options(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images in the network at once (default: 1)")
     parser.add_argument("--metric", choices=metrics, help="default: crowdpose for its skeleton and labels, else coco")
+
+
+def add_category_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--category`, for verbs that read annotations."""
+    parser.add_argument(
+        "--category", metavar="NAME|ID", help="of the annotations that count (default: all with keypoints)"
+    )
 
 
 def add_rescore_option(parser: argparse.ArgumentParser) -> None:

@@ -67,7 +67,7 @@ def _collect(arguments: argparse.Namespace) -> None:
     check_outputs([arguments.output], input_files(arguments))
     detector, schema = open_source(arguments)
     count_features(schema)
-    labels = read_labels(arguments.annotations, schema)
+    labels = read_labels(arguments.annotations, schema, category=arguments.category)
     check_outputs([arguments.output], input_files(arguments, labels))
     check_somebody_is_labelled(labels)
     results = arguments.results

@@ -54,7 +54,9 @@ class ImageRecord:
         return 1 - rle.decode(rle.merge(list(self.ignored)))
 
 
-def read_annotations(path: str | os.PathLike, schema: KeypointSchema) -> list[ImageRecord]:
+def read_annotations(
+    path: str | os.PathLike, schema: KeypointSchema, category: int | str | None = None
+) -> list[ImageRecord]:
     """Reads an annotation file, in the order of its images; `coco_format.read_labels` says what may be missing.
 
     Crowds (`iscrowd`) and people without a labelled keypoint become ignored regions: their `segmentation` (polygons or
@@ -63,16 +65,17 @@ def read_annotations(path: str | os.PathLike, schema: KeypointSchema) -> list[Im
     Args:
         path: of the JSON file, https://cocodataset.org/#format-data.
         schema: the skeleton that the annotations must have.
+        category: name or id of the one category whose annotations count. Default: all with keypoints.
 
     Raises:
         InputError: the file cannot be read, lacks something, has no image, or does not fit the schema. The message
             names the file, the image or annotation, and the key.
     """
-    return [_record(image, len(schema)) for image in read_labels(path, schema)]
+    return [_record(image, len(schema)) for image in read_labels(path, schema, category=category)]
 
 
-def read_keypoint_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """The names of the keypoints that the `categories` of an annotation file say; none where it has no names.
+def read_keypoint_names(path: str | os.PathLike, category: int | str | None = None) -> tuple[str, ...]:
+    """The names of the keypoints that the `categories` of an annotation file say, or one; none where it has no names.
 
     Raises:
         InputError: the file cannot be read, or its categories do not say one skeleton.
@@ -80,7 +83,7 @@ def read_keypoint_names(path: str | os.PathLike) -> tuple[str, ...]:
     categories = read_json(path, "annotations").get("categories") or []
     if not any(isinstance(category, Mapping) and category.get("keypoints") for category in categories):
         return ()
-    return schema_from_categories(categories, Path(path).stem).names
+    return schema_from_categories(categories, Path(path).stem, category).names
 
 
 def merge_annotations(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:

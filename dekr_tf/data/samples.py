@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from dekr_tf.config import Config, TrainingSetConfig
+from dekr_tf.config import Config, TargetConfig, TrainingSetConfig
 from dekr_tf.data.annotations import ImageRecord, read_annotations, read_keypoint_names
 from dekr_tf.data.augmentation import random_augmentation
 from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
@@ -362,7 +362,9 @@ def open_training_data(config: Config) -> TrainingMix:
     for place, entry in enumerate(data.train):
         with _naming(place):
             sets.append(_open_set(entry, config))
-            names = config.schema.names if entry.records else read_keypoint_names(entry.annotations)
+            names = (
+                config.schema.names if entry.records else read_keypoint_names(entry.annotations, config.data.category)
+            )
             first_names = first_names or names
             if names and names != first_names:
                 raise InputError(
@@ -371,13 +373,43 @@ def open_training_data(config: Config) -> TrainingMix:
     return TrainingMix(sets, [entry.weight for entry in data.train])
 
 
+def report_people(records: Sequence[ImageRecord], targets: TargetConfig, name: str) -> str:
+    """How many people a set of labelled images teaches the network to find; logs a warning if they are few.
+
+    Args:
+        records: of `read_annotations`.
+        targets: for `min_center_area`.
+        name: of the set, for the message.
+
+    Returns:
+        The numbers of people with labelled keypoints and of those who get a center, as one line.
+    """
+    areas = np.concatenate([record.areas for record in records])
+    centers = sum(
+        int(person_centers(record.keypoints, record.areas, targets.min_center_area)[:, 2].sum()) for record in records
+    )
+    line = f"{name}: {centers} of {len(areas)} people with labelled keypoints get a center"
+    if not len(areas):
+        _log.warning("%s: nobody has a labelled keypoint (visibility above 0), so no poses can be learned", name)
+    elif 2 * centers < len(areas):
+        _log.warning(
+            "%s; the areas of the others are below targets.min_center_area (%g square pixels), %d of them 0. %s",
+            line,
+            targets.min_center_area,
+            np.count_nonzero(areas == 0),
+            "Most people are not learned" if centers else "Nobody's offsets are learned, so no poses will be found",
+        )
+    return line
+
+
 def _open_set(entry: TrainingSetConfig, config: Config) -> TrainingData:
     if entry.records is not None:
         # TFRecord is TensorFlow's.
         from dekr_tf.data.records import RecordFiles
 
         return RecordFiles(entry.records, config.schema)
-    return LabelledImages(read_annotations(entry.annotations, config.schema), entry.images, config.data.damaged_images)
+    records = read_annotations(entry.annotations, config.schema, config.data.category)
+    return LabelledImages(records, entry.images, config.data.damaged_images)
 
 
 @contextlib.contextmanager

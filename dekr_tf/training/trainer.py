@@ -9,7 +9,7 @@ import keras
 import yaml
 
 from dekr_tf.config import Config, TrainingConfig, load_config
-from dekr_tf.data.samples import open_training_data
+from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data, report_people
 from dekr_tf.errors import InputError
 from dekr_tf.files import check_outputs, write_text
 from dekr_tf.layers.backend import replica_count
@@ -57,6 +57,8 @@ def train(
     names = (STATE, LOG, *(f"{name}.keras{suffix}" for name in ("last", "best") for suffix in ("", ".json")))
     check_outputs([output / name for name in names], config.files())
     data = open_training_data(config)
+    if is_chief():
+        _report_people(data, config)
     validation = ValidationSet(config) if config.data.val_annotations else None
     strategy = open_strategy(settings.devices)
     with placement(settings.devices), lost_machines(strategy), _input_errors():
@@ -114,6 +116,14 @@ def _check_folder(config: Config, output: Path, resume: bool) -> bool:
                 name = f"{group}.{key}" if key else group
                 raise InputError(f"--resume: expected {name} as in {output / CONFIG}, {old}. Received: {value}")
     return True
+
+
+def _report_people(data: TrainingMix, config: Config) -> None:
+    for place, images in enumerate(data.sets):
+        # TFRecord files hold no such numbers; `dekr data tfrecord` told them.
+        if isinstance(images, LabelledImages):
+            name = "training data" if len(data.sets) == 1 else f"data.train.{place}"
+            print(report_people(images.records, config.targets, name))
 
 
 def _check_batch(settings, devices: int) -> None:

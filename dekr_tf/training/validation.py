@@ -32,7 +32,7 @@ class ValidationSet:
         if config.data.val_images is None:
             raise InputError("expected data.val_images beside data.val_annotations. Received: none")
         self.config = config
-        self.labels = read_labels(config.data.val_annotations, config.schema)
+        self.labels = read_labels(config.data.val_annotations, config.schema, category=config.data.category)
         check_somebody_is_scored(self.labels, f"annotations {config.data.val_annotations}")
         self.images = check_images([image.file_name for image in self.labels], config.data.val_images)
 
