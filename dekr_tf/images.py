@@ -41,6 +41,8 @@ _JPEG_START = b"\xff\xd8"
 # FF followed by 00 is a data byte, by FF a fill byte, by D0..D7 a restart inside the data.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_END = 0xD9
+#: Grey level of blocks without data.
+_JPEG_MISSING = 128
 _JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
 #: The tag of TIFF and EXIF.
 _ORIENTATION = 0x112
@@ -99,6 +101,8 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
         raise InputError(f"image {source}: expected an image. Received: a file that OpenCV cannot decode")
     # Of a format whose header is not known; OpenCV's own limit is four times as high.
     check_pixels(image.shape[:2], f"image {source}")
+    if _jpeg_ran_out(data, image):
+        raise InputError(f"image {source}: expected a whole image. Received: a damaged file, a part of it is missing")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
@@ -346,7 +350,7 @@ def _read_file(path: str | os.PathLike) -> bytes:
 def _is_whole(data: bytes) -> bool:
     """Whether a JPEG, PNG or WebP file reaches its end; other formats are left to the decoder."""
     if data.startswith(_JPEG_START):
-        return _jpeg_is_whole(data)
+        return _jpeg_end(data) is not None
     if data.startswith(_PNG_START):
         return _png_is_whole(data)
     if data.startswith(b"RIFF"):
@@ -376,16 +380,40 @@ def _without_tiff_orientation(data: bytes) -> bytes:
     return data
 
 
-def _jpeg_is_whole(data: bytes) -> bool:
+def _jpeg_ran_out(data: bytes, image: np.ndarray) -> bool:
+    """Whether a JPEG's data ended before the picture did, as after damage or with an end marker in the middle.
+
+    libjpeg then leaves the rest of the picture grey. OpenCV tells nobody, but more data before the end marker goes into
+    the picture if, and only if, some was missing.
+
+    Args:
+        data: content of the file.
+        image: (H, W, 3), what OpenCV made of it.
+    """
+    corners = (image[y, x] for y in (np.s_[:4], np.s_[-4:]) for x in (np.s_[:4], np.s_[-4:]))
+    if not data.startswith(_JPEG_START) or not any((corner == _JPEG_MISSING).all() for corner in corners):
+        return False
+    end = _jpeg_end(data)
+    # Any bytes but FF, which begins a marker.
+    more = np.random.default_rng(0).integers(1, 0xFF, 256, np.uint8).tobytes()
+    pictures = [
+        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+        for content in (data, data[:end] + more + data[end:])
+    ]
+    return not np.array_equal(*pictures)
+
+
+def _jpeg_end(data: bytes) -> int | None:
+    """Where the end marker is; None where there is none."""
     # Segments are skipped by their length, since an embedded preview has an end marker of its own.
     position = len(_JPEG_START)
     while marker := _JPEG_MARKER.search(data, position):
         kind, position = data[marker.end() - 1], marker.end()
         if kind == _JPEG_END:
-            return True
+            return marker.start()
         if kind not in _JPEG_WITHOUT_LENGTH:
             position += int.from_bytes(data[position : position + 2], "big")
-    return False
+    return None
 
 
 def _png_is_whole(data: bytes) -> bool:

@@ -177,6 +177,38 @@ def test_every_truncation_is_found(tmp_path, suffix):
             read_image(path, exif_orientation=True)
 
 
+def photo(size=(96, 128)):
+    """Smooth, with noise."""
+    noise = np.random.default_rng(0).integers(0, 60, (*size, 3))
+    return (np.linspace(0, 190, size[1])[None, :, None] + noise).astype(np.uint8)
+
+
+def jpeg(image, *options):
+    return cv2.imencode(".jpg", image, options)[1].tobytes()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("sampling", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420])
+def test_a_jpeg_whose_data_ends_too_early_is_damaged(orientation, upright, sampling):
+    whole = jpeg_with_exif(jpeg(photo(), cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling), orientation)
+    half = len(whole) // 2
+    lost = whole[:half] + whole[half + 2000 :]
+    ended = whole[:half] + b"\xff\xd9" + whole[half + 2 :]
+    assert decode_image(whole, "photo", exif_orientation=upright).size == photo().size
+    for data in (lost, ended):
+        with pytest.raises(InputError, match=r"photo: expected a whole image\. Received: a damaged file"):
+            decode_image(data, "photo", exif_orientation=upright)
+
+
+def test_a_whole_jpeg_may_be_as_grey_as_missing_data():
+    for image in (np.full((40, 56, 3), 128, np.uint8), np.full((5, 3), 128, np.uint8), photo()):
+        image[-24:] = 128
+        for options in ((), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)):
+            decoded = decode_image(jpeg(image, *options), "grey", exif_orientation=True)
+            assert (decoded[-4:, -4:] == 128).all()
+
+
 def test_the_end_of_an_embedded_preview_is_not_the_end_of_the_photo():
     preview = encode(COLORS, ".jpg")
     data = jpeg_with_exif(encode(cv2.resize(COLORS, (48, 40)), ".jpg"), 1, extra=preview)

@@ -12,11 +12,9 @@ from pycocotools import mask as rle
 from dekr_tf.coco_format import ImageLabels, PersonLabels, read_labels
 from dekr_tf.errors import InputError
 from dekr_tf.files import read_json
+from dekr_tf.images import check_pixels
 from dekr_tf.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
 from dekr_tf.keypoints import KeypointSchema, schema_from_categories
-
-#: Of the largest image, as `images.MAX_PIXELS`: masks take a byte a pixel.
-_MOST_PIXELS = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +128,7 @@ def _record(image: ImageLabels, num_keypoints: int) -> ImageRecord:
             f"Received: {received(size[0])} and {received(size[1])}"
         )
     size = int(size[0]), int(size[1])
-    if size[0] * size[1] > _MOST_PIXELS:
-        raise InputError(
-            f"{image.where}: expected at most {_MOST_PIXELS} pixels. Received: {size[0]}x{size[1]} (height x width)"
-        )
+    check_pixels(size, image.where)
     crowd_index = image.content.get("crowdIndex")
     if crowd_index is not None and not is_finite_number(crowd_index):
         raise InputError(f"{image.where}: expected a finite number as crowdIndex. Received: {received(crowd_index)}")
