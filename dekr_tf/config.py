@@ -320,7 +320,9 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], source: str)
             if problem["type"] == "extra_forbidden":
                 problems.append(f"unknown key {key}")
             elif problem["type"] == "value_error":  # One of our validators; it names the key and the value.
-                problems.append(problem["msg"].removeprefix("Value error, "))
+                # But it does not know which entry of a list it sees.
+                where = f"{key}: " if any(isinstance(part, int) for part in problem["loc"]) else ""
+                problems.append(where + problem["msg"].removeprefix("Value error, "))
             else:
                 problems.append(f"{key}: {problem['msg']}. Received: {problem['input']!r}")
         raise InputError(f"{source}: {'; '.join(problems)}") from error
