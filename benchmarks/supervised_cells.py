@@ -77,6 +77,7 @@ def make_step(side: str, network, images, targets):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="hrnet", choices=["hrnet", "efficientnet_lite0"], help="hrnet: W16")
     parser.add_argument("--size", type=int, default=256, help="of the images, pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--people", type=int, default=2, help="on each image")
@@ -89,9 +90,12 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     head = {"channels": 17 * options.channels}
+    backbones = {
+        "hrnet": {"width": 16, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1},
+        "efficientnet_lite0": {"backbone": "efficientnet_lite0"},
+    }
     config = Config(
-        model={"width": 16, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1, "offset_head": head},
-        targets={"offset_radius": options.radius},
+        model=backbones[options.backbone] | {"offset_head": head}, targets={"offset_radius": options.radius}
     )
     keras.utils.set_random_seed(0)
     keras.mixed_precision.set_dtype_policy(options.precision)
@@ -116,7 +120,7 @@ def main() -> None:
             times[side].append(time.perf_counter() - start)
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "unknown")
     print(f"CPU: {cpu.split(':')[-1].strip()}; {options.threads} threads, load {os.getloadavg()[0]:.2f}")
-    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {options.precision}")
+    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {options.precision}, {options.backbone}")
     cells = np.any(targets["offset_weight"] > 0, axis=-1)
     print(f"{options.batch} images of {options.size} pixels, offsets at {cells.mean():.1%} of the cells")
     print("offset head  ms/image  ratio")
