@@ -94,16 +94,15 @@ def load_initial_weights(network: keras.Model, config: Config, path: Path) -> Tr
     _copy_parts(source, network, "heatmap", [*shared, (len(their_names), len(our_names))], 1)
 
     reason = _head_difference(sidecar, config)
-    if not reason:
-        if config.model.offset_head.branches == "separate":
-            channels = keypoint_channels(config.model.offset_head, config.schema)
-            for layer in network.layers:
-                if layer.weights and layer.name.startswith(OFFSET_HEAD):
-                    _copy_parts(source, network, layer.name, shared, channels)
+    head = config.model.offset_head
+    channels = keypoint_channels(head, config.schema)
+    for layer in network.layers:
+        if reason or not layer.weights or not layer.name.startswith(OFFSET_HEAD):
+            continue
+        if head.branches == "separate":
+            _copy_parts(source, network, layer.name, shared, channels)
         else:
-            for layer in network.layers:
-                if layer.weights and layer.name.startswith(OFFSET_HEAD):
-                    layer.set_weights(source.get_layer(layer.name).get_weights())
+            layer.set_weights(source.get_layer(layer.name).get_weights())
     taken = tuple(our_names[index] for _, index in shared)
     fresh = tuple(name for name in our_names if name not in taken)
     return Transfer(taken, () if reason else taken, fresh, reason)
