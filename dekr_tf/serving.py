@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import cv2
 import numpy as np
 
-from dekr_tf.errors import InputError
+from dekr_tf.errors import InputError, ServingError
 from dekr_tf.images import decode_image
 from dekr_tf.json_values import parse_numbers
 from dekr_tf.poses import Poses
@@ -43,21 +43,6 @@ _HTTP_CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?:\s|$)")
-
-
-class ServingError(InputError):
-    """The server refused, or gave no answer that can be used.
-
-    Attributes:
-        code: name of gRPC's status code, such as `INVALID_ARGUMENT` for a bad image and `UNAVAILABLE` for a server
-            that is not there.
-    """
-
-    def __init__(self, code: str, reason: str):
-        # What a server sends must not be able to write to a terminal as it likes.
-        reason = "".join(each if each.isprintable() else " " for each in reason)
-        super().__init__(f"{code}: {' '.join(reason.split())[:500]}")
-        self.code = code
 
 
 class Client:

@@ -48,8 +48,10 @@ def train(
         The trained network, float32, with averaged weights if the settings ask for them.
 
     Raises:
-        InputError: a setting is missing or does not fit, the data cannot be read, the folder holds a run already or
-            cannot be written to, a loss is not finite, or a machine was lost.
+        InputError: a setting is missing or does not fit, the data cannot be read, or the folder holds a run already or
+            cannot be written to.
+        TrainingError: after the start, a loss is not finite, a machine is lost, or the folder can no longer be written
+            to.
     """
     settings = config.training
     going_on = _check_folder(config, output, resume)
