@@ -23,6 +23,7 @@ FOUNDATION = {
     "image_size",
     "images",
     "serving",
+    "serving_messages",
     "video",
 }
 #: What each room may import besides itself and the foundation.

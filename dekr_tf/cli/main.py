@@ -44,9 +44,10 @@ TIERS = {
     "onnx": "export",
     "onnxruntime": "export",
     "tf2onnx": "export",
-    "grpc": "serving",
+    "google": "client",
+    "grpc": "client",
+    "urllib3": "client",
     "tensorflow_serving": "serving",
-    "urllib3": "serving",
     "torch": "torch",
     "jax": "jax",
 }
