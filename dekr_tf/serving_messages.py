@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 _PACKAGE = "tensorflow.serving"
-#: By message, (name, number, type) of its fields: a type of Protocol Buffers, or a message. `*` repeats the field; `map`
+#: By message, (name, number, type) of its fields: a type of Protocol Buffers, or a message. `*` repeats it, and a `map`
 #: has strings as keys. An enum, such as `dtype`, is an int32 on the wire.
 FIELDS = {
     "Int64Value": (("value", 1, "int64"),),

@@ -24,6 +24,7 @@ FOUNDATION = {
     "images",
     "serving",
     "serving_messages",
+    "opencv",
     "video",
 }
 #: What each room may import besides itself and the foundation.

@@ -91,8 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         by SIGINT (ctrl-C) and SIGTERM, after its temporary files are removed; 141 when nobody reads its output any
         more.
     """
-    # TensorFlow's own messages. What fails raises an exception as well.
+    # Messages of TensorFlow, and of FFmpeg inside OpenCV. What fails raises an exception as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest:

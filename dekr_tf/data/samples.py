@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from dekr_tf.config import Config, TargetConfig, TrainingSetConfig
@@ -20,6 +19,7 @@ from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_si
 from dekr_tf.errors import InputError
 from dekr_tf.images import check_images
 from dekr_tf.keypoints import KeypointSchema, warn_without_flip_pairs
+from dekr_tf.opencv import one_thread
 from dekr_tf.sidecar import Sidecar
 
 _log = logging.getLogger(__name__)
@@ -292,7 +292,7 @@ class TrainingSamples:
         Raises:
             InputError: the image cannot be read.
         """
-        with _one_opencv_thread:
+        with one_thread:
             index, image, record = self.mix.load(place, key)
             return self._encoder(image, record, np.random.default_rng((self.seed, number, index)))
 
@@ -301,35 +301,6 @@ class TrainingSamples:
         keypoints = np.zeros((0, len(self._encoder.schema), 3))
         nobody = ImageRecord(0, "", (64, 64), keypoints, np.zeros(0), np.zeros((0, 4)))
         return self._encoder(np.zeros((64, 64, 3), np.uint8), nobody, np.random.default_rng(0))
-
-
-class _OneOpenCVThread(contextlib.AbstractContextManager):
-    """OpenCV works on the calling thread alone meanwhile; samples are made side by side already.
-
-    OpenCV knows one number of threads for the whole process. The first thread to come sets it, the last to leave sets
-    it back.
-    """
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before = 0
-
-    def __enter__(self):
-        with self._lock:
-            if self._inside == 0:
-                self._before = cv2.getNumThreads()
-                cv2.setNumThreads(1)
-            self._inside += 1
-
-    def __exit__(self, *error):
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                cv2.setNumThreads(self._before)
-
-
-_one_opencv_thread = _OneOpenCVThread()
 
 
 def open_training_data(config: Config) -> TrainingMix:

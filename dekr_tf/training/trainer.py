@@ -37,6 +37,9 @@ def train(
     and `tensorboard/`; `config.yaml`; and `state.npz`, from which the run can go on. With several machines (see
     `devices.open_strategy`) the first writes them, and the others must see the folder.
 
+    The random numbers of Python, NumPy and Keras are seeded. TensorFlow's threads are left as they are, and OpenCV gets
+    its own back when the samples are made.
+
     Args:
         config: needs training data, see `open_training_data`.
         output: the run's folder.
