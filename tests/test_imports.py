@@ -25,6 +25,7 @@ FOUNDATION = {
     "serving",
     "serving_messages",
     "opencv",
+    "processors",
     "video",
 }
 #: What each room may import besides itself and the foundation.

@@ -1,7 +1,6 @@
 """Training a DEKR: everything around `fit`."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.files import check_outputs, write_text
 from dekr_tf.layers.backend import replica_count
 from dekr_tf.models.dekr import build_dekr
+from dekr_tf.processors import available_processors
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.callbacks import LOG, RunFiles, StopOnNan, copy_weights
 from dekr_tf.training.devices import is_chief, lost_machines, open_strategy, placement
@@ -205,7 +205,7 @@ def _batches(data, config: Config, strategy, first_epoch: int):
     if not _on_tensorflow():
         from dekr_tf.data.batches import TrainingBatches
 
-        return TrainingBatches(data, config, first_epoch=first_epoch, workers=os.cpu_count() or 1)
+        return TrainingBatches(data, config, first_epoch=first_epoch, workers=available_processors())
     from dekr_tf.data.pipeline import train_dataset
 
     return strategy.distribute_datasets_from_function(
