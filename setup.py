@@ -14,6 +14,7 @@ TENSORFLOW_CPU = [
     'tensorflow>=2.20; sys_platform != "linux" or platform_machine != "x86_64"',
 ]
 TRAIN = ["keras>=3.12,<4", "matplotlib>=3.8", "pycocotools>=2.0.8", "tensorboard>=2.20"]
+CLIENT = ["grpcio>=1.64", "protobuf>=5.28", "urllib3>=2.2"]
 EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -43,9 +44,11 @@ setup(
         "train-cpu": [*TRAIN, *TENSORFLOW_CPU],
         "train-gpu": [*TRAIN, "tensorflow[and-cuda]>=2.20"],
         "export": EXPORT,
+        # What asks a served model, without TensorFlow.
+        "client": CLIENT,
         # TensorFlow Serving's messages, which need TensorFlow. They are made for the package `tensorflow`: beside
         # `tensorflow-cpu`, install them without what they ask for, as the Makefile does.
-        "serving": ["tensorflow-serving-api>=2.20", "urllib3>=2.2"],
+        "serving": [*CLIENT, "tensorflow-serving-api>=2.20"],
         # For the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
         # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
         "torch": ["torch>=2.6"],
@@ -55,8 +58,7 @@ setup(
             *TRAIN,
             *TENSORFLOW_CPU,
             *EXPORT,
-            "grpcio>=1.64",
-            "urllib3>=2.2",
+            *CLIENT,
             "hypothesis>=6.100",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -42,6 +42,7 @@ from dekr_tf.data.samples import LabelledImages, SampleEncoder
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.images import decode_image
+from dekr_tf.processors import available_processors
 
 SIZE = (480, 640)
 #: Many images, so that the start of a pass does not count for much; few photos, which take long to draw.
@@ -105,7 +106,7 @@ def pipeline_time(data, config: Config, batches: int) -> float:
 
 def samples_per_second(data, config: Config, batches: int) -> dict[int, float]:
     """On the clock, by number of threads; the median of five rounds, in turns."""
-    rounds = {1: [], os.cpu_count(): []}
+    rounds = {1: [], available_processors(): []}
     for _ in range(5):
         for threads, rates in rounds.items():
             iterator = batches_on(threads, data, config)

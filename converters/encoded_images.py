@@ -9,11 +9,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dekr_tf.geometry import SIZE_MULTIPLE, round_up
+from dekr_tf.images import MAX_PIXELS
 from dekr_tf.inference.detector import NETWORK_PIXELS
 from dekr_tf.sidecar import Sidecar
 
-#: Pixels of the largest image that is decoded.
-MAX_PIXELS = 4096 * 4096
 #: Images of the largest batch.
 MAX_IMAGES = 32
 #: Progressive JPEG files have about ten scans; each costs as much as a whole image and may be a few bytes only.
@@ -52,7 +51,7 @@ def encoded_images(
         network: from (B, H, W, 3), 0..255, to a dict of float32 with `keypoints` (B, N, K, 2) in input pixels,
             `keypoint_scores` (B, N, K) and `center_scores` (B, N), zero where there is no one.
         sidecar: its settings.
-        max_pixels: larger images are refused, before they are decoded.
+        max_pixels: larger images are refused, before they are decoded. Default: as `PoseDetector` does.
         max_images: larger batches are refused, and empty ones.
         skip_bad: refuse only the bad images of a batch: the result has `error` (B,), why an image was refused or
             an empty string, and no people in it. Else a bad image is an error of the whole batch.

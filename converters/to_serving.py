@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from converters.encoded_images import MAX_IMAGES, MAX_PIXELS, encoded_images, with_checked_shape
+from converters.encoded_images import MAX_IMAGES, encoded_images, with_checked_shape
 from converters.export import keras_detector
 from converters.graphs import COARSEST_STRIDE, check_export
 from converters.to_saved_model import save_signatures
@@ -25,6 +25,7 @@ from dekr_tf.data.records import write_errors
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_outputs, write_text
+from dekr_tf.images import MAX_PIXELS
 from dekr_tf.inference.detector import NETWORK_PIXELS
 from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet, open_rescoring_net
 from dekr_tf.models.pose_model import backbone_branches, build_pose_model
@@ -47,7 +48,7 @@ class ServingOptions:
         nms: pose NMS in the graph; else the candidates are returned.
         rescore: a rescoring net, or its path, to multiply the pose scores by the OKS that it expects.
         skip_bad_images: refuse only the bad images of a batch, with the reason as output `error`.
-        max_pixels: larger images are refused.
+        max_pixels: larger images are refused; at most, and by default, the limit of `PoseDetector`.
     """
 
     nms: bool = True
@@ -93,8 +94,8 @@ def export_serving(
         raise InputError("serving: expected the graph poses in float32. Received: another graph, precision or input")
     if len(artifact.input_sizes) > 1:
         raise InputError(f"serving: expected one input size, or none for any. Received: {len(artifact.input_sizes)}")
-    if options.max_pixels < 1:
-        raise InputError(f"serving: expected a positive number of pixels. Received: {options.max_pixels}")
+    if not 1 <= options.max_pixels <= MAX_PIXELS:
+        raise InputError(f"serving: expected 1 to {MAX_PIXELS} as the most pixels. Received: {options.max_pixels}")
     check_export(model, artifact, calibrated=False)
     if options.rescore is not None:
         net = open_rescoring_net(options.rescore, sidecar.schema)

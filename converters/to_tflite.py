@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import os
 import re
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from dekr_tf.errors import InputError
+from dekr_tf.processors import available_processors
 
 #: Tensors of the backbone and, but for its last convolution, of the heatmap head. Only these are quantized: a heatmap
 #: of 256 levels would have plateaus in place of its peaks, and coordinates lose pixels to eight bits.
@@ -99,7 +99,7 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
         if precision == "int8":
             # The other mode would keep every activation of the network.
             mode = calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED
-            ranges = work.calibrate(calibration, num_threads=os.cpu_count(), mode=mode)
+            ranges = work.calibrate(calibration, num_threads=available_processors(), mode=mode)
         return bytes(work.quantize(ranges).quantized_model)
 
 

@@ -1,8 +1,38 @@
-"""The one exception for bad input: the command line prints its message as a single line and exits with code 2."""
+"""The project's own exceptions. Only bad input is a `ValueError`.
+
+The command line prints the message of any of them as a single line and exits with code 2.
+"""
 
 
-class InputError(ValueError):
+class DekrError(Exception):
+    """Base of all errors that the project reports on purpose; a bug raises something else."""
+
+
+class InputError(DekrError, ValueError):
     """Something the user gave is wrong: a file, a setting, an annotation, a checkpoint.
 
     The message says what was expected and where, and ends with what was received.
     """
+
+
+class ServingError(DekrError):
+    """A model server refused a request, or gave no answer that can be used.
+
+    Args:
+        code: name of gRPC's status code, such as `INVALID_ARGUMENT` for a bad image and `UNAVAILABLE` for a server
+            that is not there.
+        reason: what the server or the connection said; control characters are removed and it is cut at 500 characters.
+
+    Attributes:
+        code: as given.
+    """
+
+    def __init__(self, code: str, reason: str):
+        # What a server sends must not be able to write to a terminal as it likes.
+        reason = "".join(each if each.isprintable() else " " for each in reason)
+        super().__init__(f"{code}: {' '.join(reason.split())[:500]}")
+        self.code = code
+
+
+class TrainingError(DekrError):
+    """A training that had begun cannot go on: a loss is not finite, a machine is lost, or a file cannot be written."""

@@ -19,6 +19,7 @@ import numpy as np
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output, is_file, is_folder
 from dekr_tf.image_size import size_in_header
+from dekr_tf.opencv import silent
 
 #: Files of a folder that count as images, by suffix in lower case.
 SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -32,10 +33,6 @@ _OTHER_SUFFIXES = frozenset(
 )
 
 _log = logging.getLogger(__name__)
-
-# A broken file is reported by InputError; OpenCV's own warning about it would be noise.
-# The setting moved between OpenCV 4 and 5.
-(cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging).setLogLevel(0)
 
 _JPEG_START = b"\xff\xd8"
 # FF followed by 00 is a data byte, by FF a fill byte, by D0..D7 a restart inside the data.
@@ -94,7 +91,8 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
         # Which OpenCV heeds for every format but this one.
         data = _without_tiff_orientation(data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with silent:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise InputError(f"image {source}: cannot decode it: {error.err}") from error
     if image is None:
@@ -145,7 +143,8 @@ def write_image(image: np.ndarray, path: str | os.PathLike) -> None:
     """
     check_picture_name(path)
     try:
-        written, encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        with silent:
+            written, encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
         written = False
     if not written:
@@ -396,10 +395,11 @@ def _jpeg_ran_out(data: bytes, image: np.ndarray) -> bool:
     end = _jpeg_end(data)
     # Any bytes but FF, which begins a marker.
     more = np.random.default_rng(0).integers(1, 0xFF, 256, np.uint8).tobytes()
-    pictures = [
-        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION)
-        for content in (data, data[:end] + more + data[end:])
-    ]
+    flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+    with silent:
+        pictures = [
+            cv2.imdecode(np.frombuffer(content, np.uint8), flags) for content in (data, data[:end] + more + data[end:])
+        ]
     return not np.array_equal(*pictures)
 
 

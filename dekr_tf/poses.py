@@ -18,7 +18,7 @@ class Poses:
         scores: (N,) float32, the pose score used for ranking.
 
     Raises:
-        ValueError: shapes do not fit each other.
+        InputError: shapes do not fit each other.
     """
 
     keypoints: np.ndarray
@@ -28,7 +28,7 @@ class Poses:
         keypoints = np.asarray(self.keypoints, np.float32)
         scores = np.asarray(self.scores, np.float32)
         if keypoints.ndim != 3 or keypoints.shape[-1] != 3 or scores.shape != keypoints.shape[:1]:
-            raise ValueError(
+            raise InputError(
                 "expected keypoints (N, K, 3) and scores (N,). "
                 f"Received: keypoints {keypoints.shape}, scores {scores.shape}"
             )

@@ -1,10 +1,11 @@
 """Asking TensorFlow Serving for the people in photos, over gRPC or REST.
 
-REST needs the package urllib3, gRPC `tensorflow-serving-api`; neither loads a network.
+REST needs the package urllib3, gRPC the packages grpcio and protobuf; neither needs TensorFlow.
 """
 
 import base64
 import json
+import math
 import os
 import random
 import re
@@ -17,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import cv2
 import numpy as np
 
-from dekr_tf.errors import InputError
+from dekr_tf.errors import InputError, ServingError
 from dekr_tf.images import decode_image
 from dekr_tf.json_values import parse_numbers
 from dekr_tf.poses import Poses
@@ -39,25 +40,21 @@ _HTTP_CODES = {
     404: "NOT_FOUND",
     413: "RESOURCE_EXHAUSTED",
     429: "RESOURCE_EXHAUSTED",
+    # What a proxy says while the server behind it is not there.
+    502: "UNAVAILABLE",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+#: By TensorFlow's number of a type, that of NumPy and the field of a `TensorProto` that holds its values.
+_TENSOR_TYPES = {
+    1: (np.float32, "float_val"),
+    2: (np.float64, "double_val"),
+    3: (np.int32, "int_val"),
+    7: (object, "string_val"),
+    9: (np.int64, "int64_val"),
+}
+_STRING = 7
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?:\s|$)")
-
-
-class ServingError(InputError):
-    """The server refused, or gave no answer that can be used.
-
-    Attributes:
-        code: name of gRPC's status code, such as `INVALID_ARGUMENT` for a bad image and `UNAVAILABLE` for a server
-            that is not there.
-    """
-
-    def __init__(self, code: str, reason: str):
-        # What a server sends must not be able to write to a terminal as it likes.
-        reason = "".join(each if each.isprintable() else " " for each in reason)
-        super().__init__(f"{code}: {' '.join(reason.split())[:500]}")
-        self.code = code
 
 
 class Client:
@@ -199,10 +196,11 @@ class _Grpc:
 
     def __init__(self, scheme, address, name, version):
         import grpc
-        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+        from dekr_tf.serving_messages import METHOD, PredictRequest, PredictResponse
 
         self._grpc = grpc
-        self._request = predict_pb2.PredictRequest()
+        self._request = PredictRequest()
         self._request.model_spec.name = name
         self._request.model_spec.signature_name = SIGNATURE
         if version is not None:
@@ -218,19 +216,21 @@ class _Grpc:
             self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(), options)
         else:
             self._channel = grpc.insecure_channel(address, options)
-        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._predict = self._channel.unary_unary(
+            METHOD,
+            request_serializer=PredictRequest.SerializeToString,
+            response_deserializer=PredictResponse.FromString,
+        )
 
     def predict(self, contents, end):
-        import tensorflow as tf
-
         request = type(self._request)()
         request.CopyFrom(self._request)
         tensor = request.inputs["image_bytes"]
-        tensor.dtype = tf.string.as_datatype_enum
+        tensor.dtype = _STRING
         tensor.tensor_shape.dim.add(size=len(contents))
         tensor.string_val.extend(contents)
         try:
-            answer = self._stub.Predict(request, timeout=max(0.001, end - time.monotonic()))
+            answer = self._predict(request, timeout=max(0.001, end - time.monotonic()))
         except self._grpc.RpcError as error:
             raise ServingError(error.code().name, _reason(error.details() or "")) from error
         return {name: read_tensor(value) for name, value in answer.outputs.items()}
@@ -301,16 +301,19 @@ def read_tensor(tensor: Any) -> np.ndarray:
     Raises:
         ServingError: it is no array of numbers or strings, or too large.
     """
-    import tensorflow as tf
-
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
-    kinds = [each.as_datatype_enum for each in (tf.float32, tf.float64, tf.int32, tf.int64, tf.string)]
     # A few bytes may say that a value fills an array of any size.
-    if tensor.dtype not in kinds or min(shape, default=0) < 0 or 8 * np.prod(shape, dtype=float) > MAX_ANSWER:
+    if tensor.dtype not in _TENSOR_TYPES or min(shape, default=0) < 0 or 8 * math.prod(shape) > MAX_ANSWER:
         raise _unusable(f"expected arrays of numbers. Received: one of type {tensor.dtype} and shape {shape}")
+    dtype, field = _TENSOR_TYPES[tensor.dtype]
     try:
-        return tf.make_ndarray(tensor)
-    except (ValueError, TypeError, IndexError) as error:
+        if tensor.tensor_content and tensor.dtype != _STRING:
+            return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
+        values = list(getattr(tensor, field))
+        # Values that are left out at the end are the last one that is there, or zero.
+        last = values[-1:] or [b"" if tensor.dtype == _STRING else 0]
+        return np.array(values + last * (math.prod(shape) - len(values)), dtype).reshape(shape)
+    except ValueError as error:
         raise _unusable(f"expected arrays of numbers. Received: {error}") from error
 
 

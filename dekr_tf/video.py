@@ -1,4 +1,9 @@
-"""Reading video files and cameras frame by frame, and writing video files."""
+"""Reading video files and cameras frame by frame, and writing video files.
+
+FFmpeg, inside OpenCV, prints on standard error what it thinks of a file. It reads the environment variable
+`OPENCV_FFMPEG_LOGLEVEL` when the process opens its first video, and never again. The command line sets it to -8, which
+is silence; this module leaves it alone.
+"""
 
 import contextlib
 import os
@@ -13,6 +18,7 @@ import numpy as np
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output, is_file
 from dekr_tf.images import check_pixels, opencv_name
+from dekr_tf.opencv import silent
 
 #: Files that count as videos, by suffix in lower case.
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
@@ -22,11 +28,6 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 DEFAULT_RATE = 25.0
 
 _CAMERA = re.compile(r"camera:(\d{1,4})")
-
-# A broken file is reported by InputError; what OpenCV and FFmpeg print of it would be noise.
-# The setting moved between OpenCV 4 and 5. FFmpeg's is read when the first video is opened; -8 is silence.
-(cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging).setLogLevel(0)
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def is_video(source: str | os.PathLike) -> bool:
@@ -61,7 +62,10 @@ class VideoReader:
         if not camera and not is_file(self.source):
             raise InputError(f"expected a video file. Received: {source}, which is not there")
         # Of files, no other reader than FFmpeg: some print to standard error.
-        self._capture = cv2.VideoCapture(int(camera[1])) if camera else cv2.VideoCapture(self.source, cv2.CAP_FFMPEG)
+        with silent:
+            self._capture = (
+                cv2.VideoCapture(int(camera[1])) if camera else cv2.VideoCapture(self.source, cv2.CAP_FFMPEG)
+            )
         if not self._capture.isOpened():
             if camera:
                 raise InputError(f"expected a camera that can be opened, camera:0 is the first. Received: {source}")
@@ -115,7 +119,8 @@ class VideoReader:
         self.ended_early = self._start is not None or duration - seconds > 2.5 * interval
 
     def _read(self) -> tuple[float, np.ndarray] | None:
-        read, frame = self._capture.read()
+        with silent:
+            read, frame = self._capture.read()
         if not read:
             return None
         file_time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -145,7 +150,8 @@ def write_video(
         raise InputError(f"expected {' or '.join(CODECS)} as suffix of a video to write. Received: {path}")
     with atomic_output(path) as temporary:
         codec = cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
-        writer = cv2.VideoWriter(opencv_name(temporary), cv2.CAP_FFMPEG, codec, frame_rate, size[::-1])
+        with silent:
+            writer = cv2.VideoWriter(opencv_name(temporary), cv2.CAP_FFMPEG, codec, frame_rate, size[::-1])
         if not writer.isOpened():
             raise InputError(
                 f"cannot write {path}: expected frames that OpenCV can encode. "
@@ -155,16 +161,19 @@ def write_video(
 
         def write(frame):
             nonlocal written
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            with silent:
+                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             written += 1
 
         try:
             yield write
         finally:
-            writer.release()
+            with silent:
+                writer.release()
         # The writer says nothing when the disk is full.
-        capture = cv2.VideoCapture(opencv_name(temporary), cv2.CAP_FFMPEG)
-        readable = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
-        capture.release()
+        with silent:
+            capture = cv2.VideoCapture(opencv_name(temporary), cv2.CAP_FFMPEG)
+            readable = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
+            capture.release()
         if readable < written:
             raise InputError(f"cannot write {path}: only a part of it could be written; is the disk full?")

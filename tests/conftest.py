@@ -7,6 +7,8 @@ import sys
 # Read when TensorFlow and Keras are imported, so set before any test module is.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# Read when the first video of the process is opened; the command line sets it.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # Tests compile much and compute little: without LLVM's optimisation XLA is ready in a third of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 

@@ -23,6 +23,9 @@ FOUNDATION = {
     "image_size",
     "images",
     "serving",
+    "serving_messages",
+    "opencv",
+    "processors",
     "video",
 }
 #: What each room may import besides itself and the foundation.

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dekr_tf.errors import InputError
 from dekr_tf.poses import Poses
 
 
@@ -47,7 +48,7 @@ def test_indexing_chooses_people(index, kept):
     [((2, 17, 2), (2,)), ((17, 3), (17,)), ((2, 17, 3), (3,)), ((2, 17, 3), (2, 1)), ((0, 17, 3), (1,))],
 )
 def test_shapes_that_do_not_fit(keypoints, scores):
-    with pytest.raises(ValueError, match=r"expected keypoints \(N, K, 3\) and scores \(N,\)") as error:
+    with pytest.raises(InputError, match=r"expected keypoints \(N, K, 3\) and scores \(N,\)") as error:
         Poses(np.zeros(keypoints), np.zeros(scores))
     assert str(error.value).endswith(f"Received: keypoints {keypoints}, scores {scores}")
 

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="one or two: .keras, .tflite or .onnx file, or folder of a SavedModel",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the engine and OpenCV (default: all cores)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of the engine and OpenCV (default: all that may be used)"
+    )
     parser.add_argument("--image", metavar="FILE", help="photo (default: a drawn one of 640x425)")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="timings (default: %(default)s)")
     parser.add_argument(

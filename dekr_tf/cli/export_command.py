@@ -6,14 +6,20 @@ Example: dekr export --model coco_w32.keras --format tflite --precision int8 --i
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from dekr_tf.cli.arguments import image_size
 from dekr_tf.config import load_config
 from dekr_tf.errors import InputError
 
+T = TypeVar("T")
+
 #: Photos that are drawn to compare on where none are given.
 DRAWN = 4
+#: Photos that calibrate and are compared on. All of them are held in memory, and ranges hardly change with more.
+MOST_PHOTOS = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="IMAGES",
         help="files, folders or patterns of photos such as the model will see: int8 takes its ranges from them, and "
-        f"the comparison is made on them (default: on {DRAWN} drawn ones)",
+        f"the comparison is made on them (default: on {DRAWN} drawn ones). Of more than {MOST_PHOTOS}, so many are "
+        "taken, evenly spread over the sorted names",
     )
     serving = parser.add_argument_group("with --serving")
     serving.add_argument(
@@ -78,8 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels",
         type=int,
         metavar="N",
-        help="larger images are refused before they are decoded (default: 4096 x 4096)",
+        help="larger images are refused before they are decoded (default and most: 16384 x 16384, as everywhere)",
     )
+
+
+def evenly_spread(items: Sequence[T], most: int) -> list[T]:
+    """The items themselves, or `most` of them (2 or more) at equal distances, from the first to the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[place * (len(items) - 1) // (most - 1)] for place in range(most)]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -100,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         if given and not arguments.serving:
             raise InputError(f"{option}: expected --serving beside it. Received: --output")
     from dekr_tf.files import check_outputs
-    from dekr_tf.images import find_images, read_image
+    from dekr_tf.images import MAX_PIXELS, find_images, read_image
     from dekr_tf.inference.artifacts import model_files
 
     config = load_config(arguments.config) if arguments.config else None
@@ -108,7 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = [*images, *model_files(arguments.model), arguments.config, arguments.rescore]
     # A SavedModel's folder is new or empty.
     check_outputs([] if arguments.format == "saved_model" else model_files(arguments.output), inputs)
-    photos = [read_image(path, exif_orientation=True) for path in images]
+    chosen = evenly_spread(images, MOST_PHOTOS)
+    if len(chosen) < len(images):
+        print(f"calibration: {len(chosen)} of {len(images)} photos, evenly spread")
+    photos = [read_image(path, exif_orientation=True) for path in chosen]
 
     from converters.export import drawn_photos, export_model
     from dekr_tf.models import load_model
@@ -127,7 +144,6 @@ def run(arguments: argparse.Namespace) -> None:
     )
     taken = ", ".join(f"{height}x{width}" for height, width in sizes) or "any size"
     if arguments.serving:
-        from converters.encoded_images import MAX_PIXELS
         from converters.to_serving import ServingOptions, docker_command, export_serving
 
         max_pixels = MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 from dekr_tf import __version__
-from dekr_tf.errors import InputError
+from dekr_tf.errors import DekrError
 
 T = TypeVar("T")
 
@@ -44,9 +44,10 @@ TIERS = {
     "onnx": "export",
     "onnxruntime": "export",
     "tf2onnx": "export",
-    "grpc": "serving",
+    "google": "client",
+    "grpc": "client",
+    "urllib3": "client",
     "tensorflow_serving": "serving",
-    "urllib3": "serving",
     "torch": "torch",
     "jax": "jax",
 }
@@ -86,11 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs `dekr`.
 
     Returns:
-        The exit code: 0; 2 for bad input, said in one line on standard error; 130 and 143 when the run is ended by
-        SIGINT (ctrl-C) and SIGTERM, after its temporary files are removed; 141 when nobody reads its output any more.
+        The exit code: 0; 2 for any `DekrError`, said in one line on standard error; 130 and 143 when the run is ended
+        by SIGINT (ctrl-C) and SIGTERM, after its temporary files are removed; 141 when nobody reads its output any
+        more.
     """
-    # TensorFlow's own messages. What fails raises an exception as well.
+    # Messages of TensorFlow, and of FFmpeg inside OpenCV. What fails raises an exception as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest:
@@ -104,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         with quiet_import("tensorflow"):
             arguments.run(arguments)
         sys.stdout.flush()
-    except InputError as error:
+    except DekrError as error:
         return _refuse(arguments.verb, str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -192,14 +195,14 @@ def quiet_import(package: str) -> Iterator[None]:
 
 
 def hold_standard_error(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Calls a function; what reaches file descriptor 2 meanwhile is printed only if it fails, but not for bad input."""
+    """Calls a function; what reaches file descriptor 2 meanwhile is printed only if it fails by a bug."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         before = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
             return call(*arguments, **options)
-        except InputError:
+        except DekrError:
             raise
         except Exception:
             held.seek(0)

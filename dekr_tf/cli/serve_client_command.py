@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr serve-client`.
 
     Raises:
-        InputError: the server cannot be asked; an output cannot be written; or, at the end, photos were refused.
+        InputError: an output cannot be written; or, at the end, photos were refused.
+        ServingError: the server cannot be asked.
     """
     from concurrent.futures import ThreadPoolExecutor
 

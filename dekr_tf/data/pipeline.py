@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import re
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ import tensorflow as tf
 from dekr_tf.config import Config
 from dekr_tf.data.samples import LabelledImages, TrainingData, TrainingMix, TrainingSamples, set_seed
 from dekr_tf.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def train_dataset(
@@ -28,7 +31,9 @@ def train_dataset(
         config: see `TrainingSamples`.
         first_epoch: number of the first iteration, for a run that goes on.
         context: of a machine that shares each batch with others, or spreads it over several devices; it then makes its
-            share of every batch only, and an element is the share of one device.
+            share of every batch only, and an element is the share of one device. Of image files, the shares make up the
+            batch that one machine would make. Of TFRecord files, each machine reads shards of its own, so that what
+            comes together in a batch depends on the number of machines.
 
     Returns:
         (image, labels): image (B, S, S, 3) uint8 RGB; labels a batch of what `TargetEncoder` gives, with room for the
@@ -40,11 +45,15 @@ def train_dataset(
     context = context or tf.distribute.InputContext()
     batch_size = config.training.batch_size
     step_batch = batch_size // config.training.accumulation
-    machine_batch = step_batch // context.num_input_pipelines
+    machines, machine = context.num_input_pipelines, context.input_pipeline_id
+    machine_batch = step_batch // machines
     device_batch = step_batch // context.num_replicas_in_sync
     samples = TrainingSamples(data, config)
     mix, seed = samples.mix, samples.seed
-    elements = samples.batches * batch_size // context.num_input_pipelines // device_batch
+    divides_sets = _divides_sets(mix, machines)
+    if divides_sets:
+        mix = mix.share(machine, machines)
+    machine_samples = samples.batches * batch_size // machines
     epochs = itertools.count(first_epoch)
 
     def rounds():
@@ -69,7 +78,7 @@ def train_dataset(
         )
 
     def is_own(position, _):
-        return position % step_batch // machine_batch == context.input_pipeline_id
+        return position % step_batch // machine_batch == machine
 
     image_like, labels_like = samples.example()
     parts = [image_like, *labels_like.values()]
@@ -78,31 +87,50 @@ def train_dataset(
         image, labels = samples.make(int(place), int(number), key)
         return image, *labels.values()
 
-    def sample(_, item):
+    def sample(*item):
         image, *labels = made = tf.numpy_function(make_sample, item, [part.dtype for part in parts])
         for tensor, part in zip(made, parts, strict=True):
             tensor.set_shape(part.shape)
         return image, dict(zip(labels_like, labels, strict=True))
 
     def end():
-        mix.end_epoch()
+        samples.mix.end_epoch()
         yield from ()
 
-    dataset = (
+    items = (
         tf.data.Dataset.range(1)
         .flat_map(lambda _: tf.data.Dataset.from_tensor_slices(tf.numpy_function(rounds, [], tf.int64)))
         .flat_map(round_items)
-        .take(samples.batches * batch_size)
-        .enumerate()
-        .filter(is_own)
-        .map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     )
+    if not divides_sets:
+        items = items.take(samples.batches * batch_size).enumerate().filter(is_own).map(lambda _, item: item)
+    dataset = items.take(machine_samples).map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return (
         dataset.concatenate(tf.data.Dataset.from_generator(end, output_signature=dataset.element_spec))
         .batch(device_batch, drop_remainder=True)
-        .apply(tf.data.experimental.assert_cardinality(elements))
+        .apply(tf.data.experimental.assert_cardinality(machine_samples // device_batch))
         .prefetch(2)
     )
+
+
+def _divides_sets(mix: TrainingMix, machines: int) -> bool:
+    """Whether each machine takes a part of each set, so that it reads no TFRecord file of another machine.
+
+    Otherwise each takes a part of each batch, for which it goes through the keys of all; those of image files are just
+    numbers.
+    """
+    if machines == 1 or all(isinstance(data, LabelledImages) for data in mix.sets):
+        return False
+    most_shares = min(data.most_shares for data in mix.sets)
+    if most_shares < machines:
+        _log.warning(
+            "each of %d machines reads all training records, since a set has %d shards or images only; "
+            "`dekr data tfrecord --shards N` writes more",
+            machines,
+            most_shares,
+        )
+        return False
+    return True
 
 
 def _keys(data: TrainingData, number: tf.Tensor, seed: int) -> tf.data.Dataset:

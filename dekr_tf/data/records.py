@@ -1,8 +1,10 @@
 """Training data as TFRecord shards: few large files, for storage that is slow with many small ones."""
 
 import contextlib
+import copy
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -31,6 +33,9 @@ class RecordFiles:
     A pass has every image once. Its order differs from that of image files: shards come in an order of their own, 16
     side by side, and images are shuffled in blocks of 512. The sample that is made of an image in a pass is the same.
 
+    A machine's share of a pass (`share`) is whole shards, others in each pass. If their number does not divide by that
+    of the machines, all machines read what is left over.
+
     Args:
         folder: a path, or an address that TensorFlow can read, such as gs://bucket/folder.
         schema: the skeleton that the labels must have.
@@ -38,6 +43,9 @@ class RecordFiles:
     Raises:
         InputError: it holds no records, those of another version, or of another skeleton.
     """
+
+    # Whose part of each pass this is, see `share`.
+    _machine, _machines = 0, 1
 
     def __init__(self, folder: str, schema: KeypointSchema):
         path = os.path.join(folder, METADATA)
@@ -74,20 +82,40 @@ class RecordFiles:
         self._shards = [os.path.join(folder, name) for name in shards]
 
     def __len__(self):
-        return self._count
+        return math.ceil(self._count / self._machines)
+
+    @property
+    def most_shares(self):
+        return len(self._shards)
+
+    def share(self, machine, machines):
+        share = copy.copy(self)
+        share._machine, share._machines = machine, machines
+        return share
 
     def order(self, number, seed):
         def shuffled(number):
             return np.random.default_rng((seed, int(number))).permutation(self._shards).astype(object)
 
+        def keys_of(shard, readers):
+            # Of a shard with several readers, each takes every so-maniest image.
+            return tf.data.TFRecordDataset(shard).shard(readers, self._machine % readers)
+
         shards = tf.numpy_function(shuffled, [number], tf.string)
         shards.set_shape((len(self._shards),))
-        keys = tf.data.Dataset.from_tensor_slices(shards).interleave(
-            tf.data.TFRecordDataset,
+        whole, rest = divmod(len(self._shards), self._machines)
+        divided = whole * self._machines
+        readers = np.repeat([1, self._machines], [whole, rest])
+        own = tf.concat([shards[self._machine : divided : self._machines], shards[divided:]], axis=0)
+        keys = tf.data.Dataset.from_tensor_slices((own, readers)).interleave(
+            keys_of,
             cycle_length=_SHARDS_AT_ONCE,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
+        if self._machines > 1:
+            # Shards differ in length by an image or, where damaged ones were left out, some more.
+            keys = keys.repeat().take(len(self))
 
         def shuffled_block(position, block):
             # `Dataset.shuffle` takes no seed that changes with the pass.

@@ -4,13 +4,14 @@ No TensorFlow here: `pipeline` makes a tf.data.Dataset of these samples, `batche
 """
 
 import contextlib
+import copy
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from dekr_tf.config import Config, TargetConfig, TrainingSetConfig
@@ -20,6 +21,7 @@ from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_si
 from dekr_tf.errors import InputError
 from dekr_tf.images import check_images
 from dekr_tf.keypoints import KeypointSchema, warn_without_flip_pairs
+from dekr_tf.opencv import one_thread
 from dekr_tf.sidecar import Sidecar
 
 _log = logging.getLogger(__name__)
@@ -79,9 +81,21 @@ class TrainingData(Protocol):
 
     #: Of the fullest image.
     max_people: int
+    #: Machines among which a pass can be divided.
+    most_shares: int
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Number of images in a pass."""
+
+    def share(self, machine: int, machines: int) -> "TrainingData":
+        """The same set, with a machine's part of every pass in its `order`.
+
+        The parts are equally long: a pass that does not divide evenly shows some image twice or not at all.
+
+        Args:
+            machine: number of the machine, from 0.
+            machines: at most `most_shares`.
+        """
 
     def load(self, key) -> tuple[int, np.ndarray, ImageRecord]:
         """Of a key: position in the data set, image (H, W, 3) uint8 RGB, labels.
@@ -111,6 +125,9 @@ class LabelledImages:
         InputError: image files are missing.
     """
 
+    # Whose part of each pass this is, see `share`.
+    _machine, _machines = 0, 1
+
     def __init__(self, records: Sequence[ImageRecord], images: str | os.PathLike, damaged: str = "stop"):
         self.records = records
         self.images = check_images([record.file_name for record in records], images)
@@ -121,15 +138,25 @@ class LabelledImages:
         self._lock = threading.Lock()
 
     def __len__(self):
+        return math.ceil(len(self.records) / self._machines)
+
+    @property
+    def most_shares(self):
         return len(self.records)
+
+    def share(self, machine, machines):
+        share = copy.copy(self)
+        share._machine, share._machines = machine, machines
+        return share
 
     def order(self, number: int, seed: int) -> np.ndarray:
         """(n,) int64: the images in the order of the pass with a number."""
-        return np.random.default_rng((seed, number)).permutation(len(self))
+        order = np.random.default_rng((seed, number)).permutation(len(self.records))
+        return np.resize(order[self._machine :: self._machines], len(self))
 
     def load(self, key):
-        for step in range(len(self)):
-            index = (int(key) + step) % len(self)
+        for step in range(len(self.records)):
+            index = (int(key) + step) % len(self.records)
             record = self.records[index]
             try:
                 return index, self.images.read(record.file_name, record.size), record
@@ -141,7 +168,9 @@ class LabelledImages:
                         self._damaged.add(index)
                         _log.warning("skipped: %s", error)
                     self._replaced += step == 0
-        raise InputError(f"expected images that can be read in {self.images.path}. Received: {len(self)}, all damaged")
+        raise InputError(
+            f"expected images that can be read in {self.images.path}. Received: {len(self.records)}, all damaged"
+        )
 
     def end_epoch(self):
         if self._replaced:
@@ -184,6 +213,13 @@ class TrainingMix:
     def __len__(self) -> int:
         """Images of a round."""
         return sum(self.counts)
+
+    def share(self, machine: int, machines: int) -> "TrainingMix":
+        """The same mix, with a machine's part of every set; see `TrainingData.share`."""
+        share = copy.copy(self)
+        share.sets = tuple(data.share(machine, machines) for data in self.sets)
+        share.counts = [math.ceil(count / machines) for count in self.counts]
+        return share
 
     def choices(self, number: int, seed: int) -> np.ndarray:
         """(len,) int64: the set that each sample of a round is from."""
@@ -292,7 +328,7 @@ class TrainingSamples:
         Raises:
             InputError: the image cannot be read.
         """
-        with _one_opencv_thread:
+        with one_thread:
             index, image, record = self.mix.load(place, key)
             return self._encoder(image, record, np.random.default_rng((self.seed, number, index)))
 
@@ -301,35 +337,6 @@ class TrainingSamples:
         keypoints = np.zeros((0, len(self._encoder.schema), 3))
         nobody = ImageRecord(0, "", (64, 64), keypoints, np.zeros(0), np.zeros((0, 4)))
         return self._encoder(np.zeros((64, 64, 3), np.uint8), nobody, np.random.default_rng(0))
-
-
-class _OneOpenCVThread(contextlib.AbstractContextManager):
-    """OpenCV works on the calling thread alone meanwhile; samples are made side by side already.
-
-    OpenCV knows one number of threads for the whole process. The first thread to come sets it, the last to leave sets
-    it back.
-    """
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before = 0
-
-    def __enter__(self):
-        with self._lock:
-            if self._inside == 0:
-                self._before = cv2.getNumThreads()
-                cv2.setNumThreads(1)
-            self._inside += 1
-
-    def __exit__(self, *error):
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                cv2.setNumThreads(self._before)
-
-
-_one_opencv_thread = _OneOpenCVThread()
 
 
 def open_training_data(config: Config) -> TrainingMix:

@@ -1,7 +1,6 @@
 """Engines that run exported models without Keras: LiteRT, ONNX Runtime, TensorFlow's SavedModel."""
 
 import importlib
-import os
 import threading
 import warnings
 import zipfile
@@ -14,6 +13,7 @@ import numpy as np
 from dekr_tf.errors import InputError
 from dekr_tf.files import exists, is_folder
 from dekr_tf.inference.sparse_head import SparseOffsetMap
+from dekr_tf.processors import available_processors
 from dekr_tf.sidecar import sidecar_path
 
 #: Name of the offset head's weights (`models.pose_model.fold_offset_head`) that go with a model that ends at the maps:
@@ -33,7 +33,7 @@ class LiteRTEngine:
     Args:
         path: of the file. It has a signature for each size of its input.
         outputs: names of what to return, in this order.
-        threads: by default the machine's cores.
+        threads: by default `processors.available_processors`.
 
     Raises:
         InputError: the file is damaged, or has other outputs; or no LiteRT is installed.
@@ -41,7 +41,7 @@ class LiteRTEngine:
 
     def __init__(self, path: Path, outputs: Sequence[str], threads: int | None = None):
         try:
-            self._interpreter = _litert().Interpreter(str(path), num_threads=threads or os.cpu_count())
+            self._interpreter = _litert().Interpreter(str(path), num_threads=threads or available_processors())
             signatures = self._interpreter.get_signature_list()
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{path} is no TFLite model that can be run, or it is damaged: {_line(error)}") from error
@@ -104,7 +104,7 @@ class OnnxEngine:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count()
+        options.intra_op_num_threads = threads or available_processors()
         # Errors only: it warns of an attribute of every nearest enlarging that tf2onnx writes.
         options.log_severity_level = 3
         try:

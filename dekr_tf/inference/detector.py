@@ -62,7 +62,9 @@ class PoseDetector:
             model was trained for. A model that takes fixed sizes gets the photo as large as fits into one of them.
         flip: flip test: also look at the mirrored photo and average, slower and a little more accurate.
         dense: evaluate the offset head on the whole map, with the same result: slower.
-        threads: of the engine, where it lets them be chosen (LiteRT, ONNX Runtime); by default the machine's cores.
+        threads: of the engine, where it lets them be chosen (LiteRT, ONNX Runtime); by default the processors that this
+            process may use. Those of TensorFlow are fixed for the whole process once it runs, so they are left to your
+            program and `tf.config.threading`.
         rescore: a rescoring net or the path of one, whose predicted OKS multiplies the pose scores.
         scales: multi-scale test (paper section 4.1): look at the photo at so many times `input_size`, and merge what is
             found.

@@ -166,7 +166,7 @@ def open_runtime(
         config: of the experiment, where there is no sidecar.
         flip: with flip test.
         dense: the network gives whole maps, which are decoded in NumPy.
-        threads: of LiteRT and ONNX Runtime; by default the machine's cores.
+        threads: of LiteRT and ONNX Runtime; by default `processors.available_processors`.
         heatmap: the runtime gives the heatmap besides the poses.
 
     Raises:

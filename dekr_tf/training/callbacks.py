@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from dekr_tf.config import Config
-from dekr_tf.errors import InputError
+from dekr_tf.errors import InputError, TrainingError
 from dekr_tf.files import atomic_output
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.models.files import save_model
@@ -31,7 +31,7 @@ SUMMARIES = "tensorboard"
 
 
 class StopOnNan(keras.callbacks.Callback):
-    """Ends the training when a loss or a weight is not finite.
+    """Ends the training with a `TrainingError` when a loss or a weight is not finite.
 
     Args:
         output: the run's folder.
@@ -55,7 +55,7 @@ class StopOnNan(keras.callbacks.Callback):
                 self._stop("the end of ", f"{variable.path} with values that are not")
 
     def _stop(self, where: str, received: str):
-        raise InputError(
+        raise TrainingError(
             f"training stopped at {where}epoch {self.progress.epochs + 1}: expected finite losses and weights; "
             f"{last_checkpoint(self.output, self.progress)}. Received: {received}"
         )
@@ -131,7 +131,7 @@ class RunFiles(keras.callbacks.Callback):
             yield
         except (OSError, InputError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(f"cannot write to {self.output}; {done}. Received: {reason}") from error
+            raise TrainingError(f"cannot write to {self.output}; {done}. Received: {reason}") from error
 
 
 def copy_weights(model: DekrTraining, network: keras.Model) -> None:

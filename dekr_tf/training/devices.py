@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from dekr_tf.errors import InputError
+from dekr_tf.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -100,7 +100,7 @@ def placement(devices: str) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def lost_machines(strategy: "tf.distribute.Strategy | OneDevice") -> Iterator[None]:
-    """Turns what TensorFlow reports when another machine is gone into one line."""
+    """Turns what TensorFlow reports when another machine is gone into a `TrainingError` of one line."""
     if isinstance(strategy, OneDevice):
         yield
         return
@@ -115,7 +115,7 @@ def lost_machines(strategy: "tf.distribute.Strategy | OneDevice") -> Iterator[No
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
         reason = error.message.strip().splitlines()[0]
-        raise InputError(
+        raise TrainingError(
             f"training stopped: a machine of the job is gone; start all of them again with --resume. Received: {reason}"
         ) from error
 

@@ -7,6 +7,7 @@ from keras import ops
 
 from dekr_tf.config import TargetConfig
 from dekr_tf.data.target_maps import draw_targets
+from dekr_tf.errors import InputError
 from dekr_tf.layers.backend import replica_count, several_machines, sum_over_replicas
 from dekr_tf.models.supervised_offsets import SupervisedOffsets
 from dekr_tf.sidecar import NORMALIZATION
@@ -84,7 +85,7 @@ class DekrTraining(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of both losses; the metrics `heatmap_loss` and `offset_loss` get its terms."""
         if sample_weight is not None:
-            raise ValueError("expected no sample_weight: the labels have the weight of every value. Received: one")
+            raise InputError("expected no sample_weight: the labels have the weight of every value. Received: one")
         targets = y if "heatmap" in y else draw_targets(y, self.targets)
         heatmap = heatmap_loss(y_pred["heatmap"], targets["heatmap"], targets["heatmap_weight"])
         predicted, target, weight = self._offsets(y_pred, targets)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from dekr_tf.errors import InputError
+from dekr_tf.errors import InputError, TrainingError
 from dekr_tf.inference.rescoring import LAYERS, RescoringNet, rescoring_features
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.models.rescoring import build_rescoring_net
@@ -32,7 +32,8 @@ def train_rescoring_net(
         verbose: print the loss of every epoch.
 
     Raises:
-        InputError: a setting is not positive, the samples are of different skeletons, or the loss is not finite.
+        InputError: a setting is not positive, or the samples are of different skeletons.
+        TrainingError: the loss is not finite.
     """
     for name, value in (("epochs", epochs), ("batch size", batch_size), ("learning rate", learning_rate)):
         if not 0 < value < np.inf:
@@ -65,7 +66,7 @@ def train_rescoring_net(
     )
     loss = history.history["loss"][-1]
     if not np.isfinite(loss):
-        raise InputError(f"expected a finite loss, as a lower learning rate may give. Received: {loss}")
+        raise TrainingError(f"expected a finite loss, as a lower learning rate may give. Received: {loss}")
     return to_rescoring_net(model, samples.schema)
 
 

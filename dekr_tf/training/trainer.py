@@ -1,7 +1,6 @@
 """Training a DEKR: everything around `fit`."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.files import check_outputs, write_text
 from dekr_tf.layers.backend import replica_count
 from dekr_tf.models.dekr import build_dekr
+from dekr_tf.processors import available_processors
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.callbacks import LOG, RunFiles, StopOnNan, copy_weights
 from dekr_tf.training.devices import is_chief, lost_machines, open_strategy, placement
@@ -37,6 +37,9 @@ def train(
     and `tensorboard/`; `config.yaml`; and `state.npz`, from which the run can go on. With several machines (see
     `devices.open_strategy`) the first writes them, and the others must see the folder.
 
+    The random numbers of Python, NumPy and Keras are seeded. TensorFlow's threads are left as they are, and OpenCV gets
+    its own back when the samples are made.
+
     Args:
         config: needs training data, see `open_training_data`.
         output: the run's folder.
@@ -48,8 +51,10 @@ def train(
         The trained network, float32, with averaged weights if the settings ask for them.
 
     Raises:
-        InputError: a setting is missing or does not fit, the data cannot be read, the folder holds a run already or
-            cannot be written to, a loss is not finite, or a machine was lost.
+        InputError: a setting is missing or does not fit, the data cannot be read, or the folder holds a run already or
+            cannot be written to.
+        TrainingError: after the start, a loss is not finite, a machine is lost, or the folder can no longer be written
+            to.
     """
     settings = config.training
     going_on = _check_folder(config, output, resume)
@@ -200,7 +205,7 @@ def _batches(data, config: Config, strategy, first_epoch: int):
     if not _on_tensorflow():
         from dekr_tf.data.batches import TrainingBatches
 
-        return TrainingBatches(data, config, first_epoch=first_epoch, workers=os.cpu_count() or 1)
+        return TrainingBatches(data, config, first_epoch=first_epoch, workers=available_processors())
     from dekr_tf.data.pipeline import train_dataset
 
     return strategy.distribute_datasets_from_function(

@@ -10,7 +10,7 @@ import pytest
 
 import dekr_tf
 from dekr_tf.cli.main import VERBS, build_parser, command_module, main, quiet_import
-from dekr_tf.errors import InputError
+from dekr_tf.errors import InputError, ServingError, TrainingError
 from dekr_tf.files import atomic_output
 
 
@@ -75,6 +75,12 @@ def run_evaluate(monkeypatch, failure):
 def test_bad_input_gives_one_line(monkeypatch, capsys):
     assert run_evaluate(monkeypatch, InputError("expected a file\nof poses. Received: none")) == 2
     assert capsys.readouterr() == ("", "dekr evaluate: error: expected a file of poses. Received: none\n")
+
+
+@pytest.mark.parametrize("error", [ServingError("UNAVAILABLE", "no answer"), TrainingError("UNAVAILABLE: no answer")])
+def test_other_failures_give_one_line_too(error, monkeypatch, capsys):
+    assert run_evaluate(monkeypatch, error) == 2
+    assert capsys.readouterr() == ("", "dekr evaluate: error: UNAVAILABLE: no answer\n")
 
 
 def test_a_mistake_of_the_program_is_not_hidden(monkeypatch):

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dekr_tf.config import Config, parse_settings
 from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.pipeline import input_errors, train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
-from dekr_tf.data.samples import LabelledImages, open_training_data
+from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.images import open_images
@@ -39,8 +40,8 @@ def written(people, tmp_path_factory):
     return folder
 
 
-def make_config(**data):
-    values = {"input_size": 64, "training": {"batch_size": 1, "seed": 4}, "targets": {"min_center_area": 0}}
+def make_config(batch_size=1, **data):
+    values = {"input_size": 64, "training": {"batch_size": batch_size, "seed": 4}, "targets": {"min_center_area": 0}}
     return parse_settings(Config, values | {"data": {"repeat": 2, **data}}, "test")
 
 
@@ -76,6 +77,76 @@ def test_every_pass_has_every_image_once_in_an_order_of_its_own(written):
     assert len(set(map(tuple, orders))) == 3
     other = [data.load(key.numpy())[0] for key in data.order(np.int64(0), 5)]
     assert other != orders[0]
+
+
+def indices_of(path):
+    """Of the images in a shard."""
+    examples = [tf.train.Example.FromString(data.numpy()) for data in tf.data.TFRecordDataset(str(path))]
+    return [example.features.feature["index"].int64_list.value[0] for example in examples]
+
+
+def part(data, number):
+    return [data.load(key.numpy())[0] for key in data.order(np.int64(number), 4)]
+
+
+def test_a_share_of_a_pass_is_whole_shards_and_the_rest_by_turns(written, tmp_path):
+    """Three shards of seven images and two machines: one shard each, and of the third every second image."""
+    shards = {path.name: indices_of(path) for path in written.glob("*.tfrecord")}
+    data = RecordFiles(str(written), COCO)
+    shares = [data.share(machine, 2) for machine in range(2)]
+    assert [len(share) for share in shares] == [4, 4]
+    divided = set()
+    for number in range(6):
+        parts = [part(share, number) for share in shares]
+        assert sorted({*parts[0], *parts[1]}) == list(range(7))
+        owners = {name: tuple(set(images) <= set(taken) for taken in parts) for name, images in shards.items()}
+        assert sorted(owners.values()) == [(False, False), (False, True), (True, False)]
+        divided |= {name for name, whole in owners.items() if not any(whole)}
+        # The other machine's shard need not even be there.
+        for machine, taken in enumerate(parts):
+            folder = tmp_path / f"{number}_{machine}"
+            folder.mkdir()
+            for name in ("metadata.json", *(name for name, owned in owners.items() if not owned[1 - machine])):
+                (folder / name).write_bytes((written / name).read_bytes())
+            assert part(RecordFiles(str(folder), COCO).share(machine, 2), number) == taken
+    assert len(divided) > 1
+
+
+@pytest.mark.parametrize("with_files", [False, True])
+def test_machines_together_make_the_samples_that_one_makes(people, tmp_path, with_files):
+    """Six images in two shards for two machines of two devices, alone and mixed with image files."""
+    records, images = people
+    write_records(records[:6], open_images(images), tmp_path / "records", COCO, shards=2)
+    config = make_config(batch_size=4)
+
+    def dataset(context=None, first_epoch=0):
+        sets = [RecordFiles(str(tmp_path / "records"), COCO)]
+        sets += [LabelledImages(records[1:], images)] if with_files else []
+        return train_dataset(TrainingMix(sets), config, first_epoch=first_epoch, context=context)
+
+    contexts = [tf.distribute.InputContext(2, machine, 4) for machine in range(2)]
+    machines = [dataset(context) for context in contexts]
+    whole = dataset()
+    for epoch in range(2):
+        parts = [samples(machine) for machine in machines]
+        assert [len(each) for each in parts] == 2 * [12 if with_files else 6]
+        assert sorted(parts[0] + parts[1]) == sorted(samples(whole.unbatch().batch(1)))
+        if epoch == 1:
+            assert [samples(dataset(context, first_epoch=1)) for context in contexts] == parts
+
+
+def test_fewer_shards_than_machines(written, caplog):
+    """Each of four machines then reads all three shards, and takes its part of every batch."""
+    config = make_config(batch_size=4)
+    whole = samples(train_dataset(RecordFiles(str(written), COCO), config).unbatch().batch(1))
+    parts = [
+        samples(
+            train_dataset(RecordFiles(str(written), COCO), config, context=tf.distribute.InputContext(4, machine, 4))
+        )
+        for machine in range(4)
+    ]
+    assert [sample for step in zip(*parts, strict=True) for sample in step] == whole
+    assert caplog.messages[0].startswith("each of 4 machines reads all training records, since a set has 3 shards")
 
 
 def test_labels_and_pixels_come_back(people, written):

@@ -1,12 +1,17 @@
 """The client against a server in this process, and against answers that no server should give."""
 
 import contextlib
+import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import local_server
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +24,8 @@ from dekr_tf.cli.main import main
 from dekr_tf.errors import InputError
 from dekr_tf.poses import Poses
 from dekr_tf.serving import Client, ServingError, read_answer, read_outputs, read_tensor
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -52,6 +59,22 @@ def test_poses_are_those_of_the_graph(url, photos, expected):
         for found, poses in zip(client.detect_batch([encode(photo) for photo in photos]), expected, strict=True):
             assert_equal(found, poses)
         assert client.detect_batch([]) == []
+
+
+def test_the_client_loads_no_tensorflow(url, photos, expected):
+    program = (
+        "import sys, numpy as np\n"
+        "from dekr_tf.serving import Client\n"
+        "with Client(sys.argv[1]) as client: poses = client.detect(sys.stdin.buffer.read())\n"
+        "assert not {'tensorflow', 'tensorflow_serving', 'keras'} & sys.modules.keys()\n"
+        "np.savez(sys.stdout.buffer, keypoints=poses.keypoints, scores=poses.scores)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, url], input=encode(photos[0]), cwd=ROOT, capture_output=True, check=False
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    with np.load(io.BytesIO(run.stdout)) as found:
+        assert_equal(Poses(**found), expected[0])
 
 
 def test_a_version_may_be_asked_for(url, photos, expected):
@@ -101,6 +124,15 @@ def test_it_tries_again_when_the_server_is_unavailable(url, any_size_server, pho
     before = any_size_server.requests
     any_size_server.unavailable = 3
     with Client(url) as client:
+        assert_equal(client.detect(photos[0]), expected[0])
+    assert any_size_server.requests - before == 4
+
+
+def test_a_bad_gateway_is_tried_again(any_size_server, photos, expected, quick_retries, monkeypatch):
+    monkeypatch.setitem(local_server.HTTP_STATUS, "UNAVAILABLE", 502)
+    before = any_size_server.requests
+    any_size_server.unavailable = 3
+    with Client(any_size_server.http_url) as client:
         assert_equal(client.detect(photos[0]), expected[0])
     assert any_size_server.requests - before == 4
 
@@ -223,7 +255,8 @@ def test_a_reason_cannot_write_to_the_terminal():
         (400, b'{"error": "bad"}', "INVALID_ARGUMENT: bad"),
         (400, b'{"error": {}}', "INVALID_ARGUMENT: HTTP status 400"),
         (302, b"", "UNKNOWN: HTTP status 302"),
-        (502, b"<html>", "UNKNOWN: HTTP status 502"),
+        (500, b"<html>", "UNKNOWN: HTTP status 500"),
+        (502, b"<html>", "UNAVAILABLE: HTTP status 502"),
         (503, b"x", "UNAVAILABLE: HTTP status 503"),
     ],
 )
@@ -238,6 +271,32 @@ def test_a_tensor_that_claims_to_be_huge():
         tensor.tensor_shape.dim.add(size=size)
         with pytest.raises(ServingError, match="Received: one of type 1 and shape"):
             read_tensor(tensor)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.float32([[1.5, 2]]), np.float64([0.1, 0.2, 0.2]), np.int32(7), np.zeros((2, 0)), np.int64([2**40, -1])],
+)
+def test_tensors_are_read_as_tensorflow_reads_them(values):
+    # The second form holds its values one by one, and leaves out what repeats the last one.
+    for tensor in (tf.make_tensor_proto(values), tf.make_tensor_proto(values.tolist(), values.dtype)):
+        found = read_tensor(tensor)
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, tf.make_ndarray(tensor))
+    words = tf.make_tensor_proto([b"a", b"\xff", b"\xff"])
+    assert read_tensor(words).tolist() == [b"a", b"\xff", b"\xff"]
+
+
+def test_the_last_value_stands_for_the_rest():
+    tensor = tf.make_tensor_proto(np.zeros((2, 3), np.float32))
+    tensor.tensor_content = b""
+    assert read_tensor(tensor).tolist() == [[0, 0, 0], [0, 0, 0]]
+    tensor.float_val.extend([1, 2])
+    np.testing.assert_array_equal(read_tensor(tensor), [[1, 2, 2], [2, 2, 2]])
+    np.testing.assert_array_equal(read_tensor(tensor), tf.make_ndarray(tensor))
+    tensor.float_val.extend(6 * [0])
+    with pytest.raises(ServingError, match="expected arrays of numbers"):
+        read_tensor(tensor)
 
 
 def test_a_tensor_of_another_type():

@@ -143,6 +143,15 @@ def test_a_decompression_bomb_is_refused_by_its_header(read):
     assert read(bomb)[1] == "expected at most 120000 pixels. Received: 20000x20000"
 
 
+def test_the_largest_image_is_that_of_the_detector(fixed_size_server):
+    """The served graph, exported without a limit of its own, refuses what `decode_image` refuses."""
+    too_large = png(16384, 16385)
+    outputs = fixed_size_server.predict("stick", None, None, {"image_bytes": np.array([too_large], object)})
+    assert outputs["error"].tolist() == [b"expected at most 268435456 pixels. Received: 16384x16385"]
+    with pytest.raises(InputError, match=r"expected at most 268435456 pixels\. Received: 16385x16384"):
+        decode_image(too_large, "photo", exif_orientation=True)
+
+
 def test_a_jpeg_that_says_it_is_huge_is_refused(read, image):
     huge = jpeg_that_says(encode(image, ".jpg"), 65_500, 65_500)
     assert read(huge)[1] == "expected at most 120000 pixels. Received: 65500x65500"

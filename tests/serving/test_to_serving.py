@@ -23,6 +23,7 @@ from converters.to_serving import (
 from dekr_tf.cli.main import main
 from dekr_tf.config import DecoderConfig
 from dekr_tf.errors import InputError
+from dekr_tf.images import MAX_PIXELS
 from dekr_tf.inference import decoder
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.runtimes import POSES, KerasRuntime
@@ -275,6 +276,14 @@ def test_a_folder_that_the_server_would_not_find_is_refused(network, photos, tmp
 def test_what_is_not_served_is_refused(network, photos, tmp_path, artifact, message):
     with pytest.raises(InputError, match=message):
         export_serving(*network, tmp_path / "dekr" / "1", artifact, ServingOptions(), photos)
+
+
+@pytest.mark.parametrize("max_pixels", [0, -1, MAX_PIXELS + 1])
+def test_the_size_of_an_image_is_bounded_by_the_detectors(network, photos, tmp_path, max_pixels):
+    with pytest.raises(InputError, match=f"expected 1 to 268435456 as the most pixels. Received: {max_pixels}"):
+        export_serving(
+            *network, tmp_path / "dekr" / "1", Artifact(graph="poses"), ServingOptions(max_pixels=max_pixels), photos
+        )
 
 
 def candidates_of(seed, people, found, spread):

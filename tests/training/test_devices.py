@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from dekr_tf.errors import InputError
-from dekr_tf.training.devices import is_chief, open_strategy, read_cluster
+from dekr_tf.errors import InputError, TrainingError
+from dekr_tf.training.devices import is_chief, lost_machines, open_strategy, read_cluster
 
 HERE = Path(__file__).parent
 
@@ -95,3 +97,13 @@ def test_a_tf_config_that_makes_no_sense(monkeypatch, content):
     cluster(monkeypatch, content)
     with pytest.raises(InputError, match=r"TF_CONFIG: expected .* Received: "):
         open_strategy("all")
+
+
+def test_a_lost_machine_ends_the_training_but_is_no_bad_input():
+    lost = tf.errors.UnavailableError(None, None, "failed to connect\nmore")
+    several = mock.Mock(spec=tf.distribute.MultiWorkerMirroredStrategy)
+    message = r"training stopped: a machine of the job is gone; .* Received: failed to connect$"
+    with pytest.raises(TrainingError, match=message), lost_machines(several):
+        raise lost
+    with pytest.raises(tf.errors.UnavailableError), lost_machines(tf.distribute.get_strategy()):
+        raise lost

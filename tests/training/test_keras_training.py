@@ -12,6 +12,7 @@ import pytest
 from one_step import CONFIG
 
 from dekr_tf.data.target_encoder import TargetEncoder
+from dekr_tf.errors import InputError
 from dekr_tf.models import build_dekr
 from dekr_tf.training.model import DekrTraining
 
@@ -122,5 +123,5 @@ def test_a_step_is_the_same_on_every_backend(steps, backend, offset_cells):
 
 def test_sample_weights_are_refused():
     model = DekrTraining(build_dekr(CONFIG.model, CONFIG.schema))
-    with pytest.raises(ValueError, match=r"expected no sample_weight"):
+    with pytest.raises(InputError, match=r"expected no sample_weight"):
         model.compute_loss(y={}, y_pred={}, sample_weight=np.ones(2))
