@@ -136,20 +136,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def program() -> NoReturn:
-    """`main` as a program of its own.
-
-    A training that fails may leave threads that make samples. As Python ends they can no longer call it, and the
-    program hangs or is aborted; so where there is an error it ends without waiting for them.
-    """
+    """`main` as a program of its own."""
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be text, and a stream need not know all letters.
         stream.reconfigure(errors="backslashreplace")
-    code = main()
-    if code:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit()
+    sys.exit(main())
 
 
 def _flush_output() -> None:

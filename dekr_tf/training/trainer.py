@@ -85,15 +85,16 @@ def train(
             own.append(RunFiles(config, output, progress, network, validation))
             if progress.epochs >= settings.epochs:
                 print(f"{output}: all {progress.epochs} epochs are done")
-        model.fit(
-            _batches(data, config, strategy, progress.epochs),
-            initial_epoch=progress.epochs,
-            epochs=settings.epochs,
-            steps_per_epoch=steps if _on_tensorflow() else None,
-            shuffle=False,  # The dataset shuffles itself.
-            verbose="auto" if is_chief() else 0,
-            callbacks=[*own, *callbacks],
-        )
+        with _batches(data, config, strategy, progress.epochs) as batches:
+            model.fit(
+                batches,
+                initial_epoch=progress.epochs,
+                epochs=settings.epochs,
+                steps_per_epoch=steps if _on_tensorflow() else None,
+                shuffle=False,  # The dataset shuffles itself.
+                verbose="auto" if is_chief() else 0,
+                callbacks=[*own, *callbacks],
+            )
         copy_weights(model, network)
     return network
 
@@ -195,17 +196,21 @@ def _optimizer(settings: TrainingConfig, steps_per_epoch: int) -> keras.optimize
     return ReplicaLossScale(optimizer) if scaled else optimizer
 
 
-def _batches(data, config: Config, strategy, first_epoch: int):
-    """What `fit` takes: the samples of all epochs from the first one on."""
+@contextlib.contextmanager
+def _batches(data, config: Config, strategy, first_epoch: int) -> Iterator:
+    """What `fit` takes: the samples of all epochs from the first one on. No thread makes any after the block."""
     if not _on_tensorflow():
         from dekr_tf.data.batches import TrainingBatches
 
-        return TrainingBatches(data, config, first_epoch=first_epoch, workers=os.cpu_count() or 1)
-    from dekr_tf.data.pipeline import train_dataset
+        with TrainingBatches(data, config, first_epoch=first_epoch, workers=os.cpu_count() or 1) as batches:
+            yield batches
+        return
+    from dekr_tf.data.pipeline import end_iterators, train_dataset
 
-    return strategy.distribute_datasets_from_function(
-        lambda context: train_dataset(data, config, first_epoch=first_epoch, context=context).repeat()
-    )
+    with end_iterators():
+        yield strategy.distribute_datasets_from_function(
+            lambda context: train_dataset(data, config, first_epoch=first_epoch, context=context).repeat()
+        )
 
 
 def _input_errors() -> contextlib.AbstractContextManager:

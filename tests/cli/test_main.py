@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
@@ -100,26 +99,6 @@ def test_a_run_that_is_terminated_cleans_up(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "dekr evaluate: interrupted\n"
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_program_that_fails_waits_for_no_thread():
-    script = """
-        import threading, time
-        from dekr_tf.cli import main
-        from dekr_tf.errors import InputError
-
-        def fail(arguments):
-            threading.Thread(target=time.sleep, args=(1000,)).start()
-            raise InputError("expected better. Received: this")
-
-        main.build_parser = lambda: type("Parser", (), {"parse_known_args": lambda self, argv: (
-            type("Arguments", (), {"verb": "train", "run": staticmethod(fail)}), [])})()
-        main.program()
-    """
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert (run.returncode, run.stderr) == (2, "dekr train: error: expected better. Received: this\n")
 
 
 def test_a_reader_that_has_had_enough():
