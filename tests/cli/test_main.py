@@ -160,6 +160,62 @@ def test_a_verb_without_its_package(tmp_path, package, words):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "a.yaml"]
 
 
+KERAS_PROGRAM = """
+import sys, dekr_tf.cli.main as command_line
+verb = command_line.command_module(sys.argv[1])
+def show(arguments):
+    import keras
+    print(keras.backend.backend(), keras.config.floatx(), keras.config.image_data_format(), keras.config.epsilon())
+verb.run = show
+sys.exit(command_line.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend", "verb", "expected"),
+    [
+        ('{"floatx": "float64", "image_data_format": "channels_first", "epsilon": 0.1}', None, "info", "tensorflow"),
+        ('{"backend": "jax"}', None, "train", "tensorflow"),
+        ('{"floatx": "float7"}', "", "train", "tensorflow"),
+        ("no json", "jax", "info", "tensorflow"),
+        ("{}", "torch", "train", "torch"),
+    ],
+)
+def test_the_user_s_settings_of_keras_change_nothing(tmp_path, settings, backend, verb, expected):
+    pytest.importorskip(expected)
+    (tmp_path / "keras.json").write_text(settings)
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    environment |= {"KERAS_HOME": str(tmp_path)} | ({} if backend is None else {"KERAS_BACKEND": backend})
+    words = [verb, "--config", "a.yaml", *(["--output", "run"] if verb == "train" else [])]
+    run = subprocess.run(
+        [sys.executable, "-c", KERAS_PROGRAM, *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (0, f"{expected} float32 channels_last 1e-07\n"), run.stderr
+    assert (tmp_path / "keras.json").read_text() == settings
+
+
+def test_a_backend_that_cannot_train(monkeypatch, tmp_path, capsys):
+    (tmp_path / "a.yaml").touch()
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    assert main(["train", "--config", str(tmp_path / "a.yaml"), "--output", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == (
+        "dekr train: error: KERAS_BACKEND: expected tensorflow, torch, jax, or nothing. Received: numpy\n"
+    )
+    assert os.environ["KERAS_BACKEND"] == "numpy"
+
+
+def test_a_backend_that_is_not_installed(monkeypatch, capsys):
+    def fail(arguments):
+        raise ModuleNotFoundError("No module named 'jax'", name="jax")
+
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr("dekr_tf.cli.train_command.run", fail)
+    assert main(["train", "--config", "a.yaml", "--output", "run"]) == 2
+    assert capsys.readouterr().err == (
+        "dekr train: error: KERAS_BACKEND=jax needs the package jax: pip install 'dekr-tf[jax]'\n"
+    )
+
+
 @pytest.fixture
 def noisy(tmp_path, monkeypatch):
     """Makes a package that writes to file descriptor 2 while it is imported, and then runs a line."""
