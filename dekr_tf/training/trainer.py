@@ -1,9 +1,11 @@
 """Training a DEKR: everything around `fit`."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import yaml
@@ -12,6 +14,7 @@ from dekr_tf.config import Config, TrainingConfig, load_config
 from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data, report_people
 from dekr_tf.errors import InputError
 from dekr_tf.files import check_outputs, write_text
+from dekr_tf.keypoints import SCHEMAS
 from dekr_tf.layers.backend import replica_count
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import Sidecar
@@ -23,9 +26,13 @@ from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, load_state, remove_leftovers
 from dekr_tf.training.validation import ValidationSet
 
+_log = logging.getLogger(__name__)
+
 CONFIG = "config.yaml"
 #: Settings of `training` that may change when a run goes on.
 CHANGEABLE = ("epochs", "devices")
+#: What of the skeleton may not: edges are for drawing and rescoring alone.
+SKELETON = ("names", "flip_pairs", "oks_sigmas")
 
 
 def train(
@@ -59,6 +66,7 @@ def train(
     data = open_training_data(config)
     if is_chief():
         _report_people(data, config)
+        _warn_of_late_drops(settings)
     validation = ValidationSet(config) if config.data.val_annotations else None
     strategy = open_strategy(settings.devices)
     with placement(settings.devices), lost_machines(strategy), _input_errors():
@@ -81,7 +89,7 @@ def train(
         own = [StopOnNan(output, progress)]
         if is_chief():
             remove_leftovers(output)
-            write_text(output / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            write_text(output / CONFIG, yaml.safe_dump(_settings_of_the_run(config), sort_keys=False))
             own.append(RunFiles(config, output, progress, network, validation))
             if progress.epochs >= settings.epochs:
                 print(f"{output}: all {progress.epochs} epochs are done")
@@ -107,7 +115,14 @@ def _check_folder(config: Config, output: Path, resume: bool) -> bool:
         raise InputError(
             f"expected a folder without a run as output; --resume goes on with one that is there. Received: {output}"
         )
-    before, now = (settings.model_dump(mode="json") for settings in (load_config(output / CONFIG), config))
+    begun = load_config(output / CONFIG)
+    for field in SKELETON:
+        old, new = (getattr(settings.schema, field) for settings in (begun, config))
+        if old != new:
+            raise InputError(
+                f"--resume: expected the skeleton's {field} as in {output / CONFIG}, {old}. Received: {new}"
+            )
+    before, now = (settings.model_dump(mode="json", exclude={"keypoints"}) for settings in (begun, config))
     for key in CHANGEABLE:
         del before["training"][key], now["training"][key]
     for group in now:
@@ -117,6 +132,21 @@ def _check_folder(config: Config, output: Path, resume: bool) -> bool:
                 name = f"{group}.{key}" if key else group
                 raise InputError(f"--resume: expected {name} as in {output / CONFIG}, {old}. Received: {value}")
     return True
+
+
+def _warn_of_late_drops(settings: TrainingConfig) -> None:
+    late = [drop for drop in settings.learning_rate_drops if drop >= settings.epochs]
+    # Whoever trains for a few epochs need not care about the defaults.
+    if late and settings.schedule == "step" and "learning_rate_drops" in settings.model_fields_set:
+        _log.warning("training.learning_rate_drops: %s have no effect in %d epochs", late, settings.epochs)
+
+
+def _settings_of_the_run(config: Config) -> dict[str, Any]:
+    """The content of the run's config file, with the skeleton itself, whose own file may change or move."""
+    content = config.model_dump(mode="json")
+    if isinstance(config.keypoints, str) and config.keypoints not in SCHEMAS:
+        content["keypoints"] = config.schema.to_dict()
+    return content
 
 
 def _report_people(data: TrainingMix, config: Config) -> None:
