@@ -271,15 +271,17 @@ def predict_oks(keypoints: tf.Tensor, net: RescoringNet) -> tf.Tensor:
 
 
 def _final_poses(outputs, net):
-    """What is answered: keypoints (B, N, K, 3) with their scores, pose scores (B, N), num_poses (B,)."""
+    """What is answered, best first: keypoints (B, N, K, 3) with their scores, pose scores (B, N), num_poses (B,)."""
     keypoints = tf.concat([outputs["keypoints"], outputs["keypoint_scores"][..., None]], axis=-1)
     scores = tf.reduce_mean(outputs["keypoint_scores"], axis=-1)
     found = outputs["center_scores"] > 0
     if net is not None:
         scores = tf.where(found, scores * predict_oks(keypoints, net), 0.0)
+    # What is no person stays behind them, as the scores of a rescoring net may be negative.
+    order = tf.argsort(tf.where(found, -scores, np.inf), axis=1, stable=True)
     poses = {
-        "keypoints": keypoints,
-        "scores": scores,
+        "keypoints": tf.gather(keypoints, order, axis=1, batch_dims=1),
+        "scores": tf.gather(scores, order, axis=1, batch_dims=1),
         "num_poses": tf.math.count_nonzero(found, axis=1, dtype=tf.int32),
     }
     return {**poses, "error": outputs["error"]} if "error" in outputs else poses

@@ -12,15 +12,20 @@ from dekr_tf.errors import InputError
 from dekr_tf.files import parse_yaml, read_yaml
 from dekr_tf.keypoints import KeypointSchema, load_schema
 
-Positive = Annotated[float, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
+# The limits lie far from all that makes sense, and within what float32, int32 and a computer's memory hold.
+Positive = Annotated[float, Field(ge=1e-12, le=1e6)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Count = Annotated[int, Field(gt=0, le=100)]
+Channels = Annotated[int, Field(gt=0, le=4096)]
+Sigma = Annotated[float, Field(ge=0.1, le=100)]
+Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
-    """Base of all groups of settings: frozen, and an unknown key is an error."""
+    """Base of all groups of settings: frozen, and an unknown key is an error, as is a number that is not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class OffsetHeadConfig(Settings):
@@ -28,12 +33,12 @@ class OffsetHeadConfig(Settings):
 
     block: Literal["adaptive", "plain"] = "adaptive"
     #: Of the 3x3 convolutions of plain blocks; 5 is what ports without adaptive convolution use.
-    dilation: PositiveInt = 1
+    dilation: Count = 1
     #: `separate` = a branch per keypoint, `single` = one branch, or lists of keypoint names, a branch each.
     branches: Literal["separate", "single"] | list[list[str]] = "separate"
     #: Feature channels of all branches together; a branch gets its share by its number of keypoints. Default: 15 K.
-    channels: PositiveInt | None = None
-    blocks: PositiveInt = 2
+    channels: Annotated[int, Field(gt=0, lt=2**16)] | None = None
+    blocks: Count = 2
     #: Map pixels of one unit of the last convolution. Adam moves a weight by about its learning rate a step, so that
     #: with 1 it takes thousands of steps until a network from fresh weights reaches across a large person.
     output_scale: Positive = 1.0
@@ -45,20 +50,20 @@ class ModelConfig(Settings):
     #: `hrnet`, or for small devices `efficientnet_lite0`, brought to stride 4 by a top-down pyramid.
     backbone: Literal["hrnet", "efficientnet_lite0"] = "hrnet"
     #: HRNet width w; the four resolutions have w, 2w, 4w and 8w channels.
-    width: PositiveInt = 32
+    width: Channels = 32
     #: HRNet: channels of the two stem convolutions.
-    stem_channels: PositiveInt = 64
+    stem_channels: Channels = 64
     #: HRNet: inner channels of the bottleneck units of stage 1; their outputs have four times as many.
-    stage1_channels: PositiveInt = 64
+    stage1_channels: Channels = 64
     #: HRNet: bottleneck units of stage 1.
-    bottlenecks: PositiveInt = 4
+    bottlenecks: Count = 4
     #: HRNet: modules in stages 2, 3 and 4, and residual units of a branch in each; fewer make a smaller network.
-    modules: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 4, 3)
-    units: PositiveInt = 4
+    modules: tuple[Count, Count, Count] = (1, 4, 3)
+    units: Count = 4
     #: EfficientNet: channels of the pyramid.
-    pyramid_channels: PositiveInt = 64
+    pyramid_channels: Channels = 64
     #: Channels of the heatmap head. Default: HRNet's width, or half the channels of the pyramid.
-    heatmap_channels: PositiveInt | None = None
+    heatmap_channels: Channels | None = None
     offset_head: OffsetHeadConfig = OffsetHeadConfig()
 
     @property
@@ -82,13 +87,13 @@ class ModelConfig(Settings):
 class DecoderConfig(Settings):
     """From maps to poses (paper section 3.3; the reference's TEST settings)."""
 
-    max_people: PositiveInt = 30
+    max_people: Annotated[int, Field(gt=0, le=1000)] = 30
     #: A center counts from this heatmap value on.
-    center_threshold: float = 0.01
+    center_threshold: Fraction = 0.01
     #: Keypoints of two poses are near within this fraction of the bounding box diagonal of the candidate being walked.
     nms_distance: Positive = 0.05
     #: Poses are the same person when more than this many keypoints are near. Default: K // 2.
-    nms_keypoints: Annotated[int, Field(ge=0)] | None = None
+    nms_keypoints: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     #: `nms_distance` of the multi-scale test.
     multi_scale_nms_distance: Positive = 0.15
     #: In the multi-scale test, center scores of other scales are brought to the highest of scale 1 times this.
@@ -103,11 +108,21 @@ class AugmentationConfig(Settings):
 
     #: Largest rotation, degrees either way.
     rotation: Annotated[float, Field(ge=0, le=180)] = 30.0
-    scale: tuple[Positive, Positive] = (0.75, 1.5)
+    #: Least and largest side of the crop, in short sides of the photo.
+    scale: tuple[Zoom, Zoom] = (0.75, 1.5)
     #: Largest shift, pixels either way, for a photo with a short side of 200; larger photos shift in proportion.
-    translation: Annotated[float, Field(ge=0)] = 40.0
+    translation: Annotated[float, Field(ge=0, le=1000)] = 40.0
     #: Probability of a horizontal flip.
     flip: Fraction = 0.5
+
+    @model_validator(mode="after")
+    def _least_before_largest(self):
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(
+                "data.augmentation.scale must be the least and the largest, in this order. "
+                f"Received: {list(self.scale)}"
+            )
+        return self
 
 
 class TrainingSetConfig(Settings):
@@ -118,7 +133,7 @@ class TrainingSetConfig(Settings):
     #: What `dekr data tfrecord` wrote.
     records: str | None = None
     #: How often an epoch goes through the set: with 0.5 an image comes every other epoch, with 2 twice an epoch.
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
     @model_validator(mode="after")
     def _one_form(self):
@@ -142,7 +157,7 @@ class DataConfig(Settings):
     val_annotations: Path | None = None
     val_images: Path | None = None
     #: How often an epoch goes through all of it; more than 1 makes sense for a handful of images.
-    repeat: PositiveInt = 1
+    repeat: Annotated[int, Field(gt=0, le=10**6)] = 1
     #: Training images that cannot be read: `stop`, or `skip`: name each once and take the next image in its place.
     damaged_images: Literal["stop", "skip"] = "stop"
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -152,16 +167,16 @@ class TargetConfig(Settings):
     """What the network is asked for (paper sections 3.2 and 4.1, and the reference's heatmap and offset generators)."""
 
     #: Gaussian of a keypoint, map pixels.
-    heatmap_sigma: Positive = 2.0
+    heatmap_sigma: Sigma = 2.0
     #: Gaussian of the center, map pixels.
-    center_sigma: Positive = 4.0
+    center_sigma: Sigma = 4.0
     #: Heatmap loss weight of pixels far from every person.
     background_weight: Fraction = 0.1
     #: What the heatmap of a keypoint without a label is taught inside the person's box: `background`: that nothing is
     #: there, as in the reference; `ignore`: nothing at all, for data whose labels leave keypoints out (faces, say).
     unlabeled_keypoints: Literal["background", "ignore"] = "background"
     #: Offsets are asked for on the square [c - radius, c + radius) about the center.
-    offset_radius: PositiveInt = 4
+    offset_radius: Count = 4
     #: `reference`: person size measured from the image origin, as the published checkpoints were trained; `paper`:
     #: diagonal of the keypoints' bounding box (needs a smaller offset loss weight, about 0.002). `reference` also
     #: compares sizes rounded to 32 bits where people overlap, so that not always the smaller one wins.
@@ -185,7 +200,7 @@ class TrainingConfig(Settings):
     #: Epochs after which the learning rate is divided by ten.
     learning_rate_drops: tuple[PositiveInt, ...] = (90, 120)
     #: Epochs, also parts of one, over which the learning rate rises from zero.
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     #: Largest norm of all gradients together; longer ones are scaled down to it.
     clip_norm: Positive | None = None
     #: Keeps a moving average of the weights, with this momentum, for validation and for the saved models.
@@ -201,7 +216,8 @@ class TrainingConfig(Settings):
     #: Or a trained model to start from, also one of another skeleton: the backbone whole, the heads keypoint by
     #: keypoint.
     initial_weights: Path | None = None
-    #: Keeps the weights of the backbone's stem and first stages as they are; 0: trains them all.
+    #: Keeps the weights of the backbone's stem and first stages, of which HRNet has 4 and EfficientNet 7, as they are;
+    #: 0: trains them all.
     frozen_stages: Annotated[int, Field(ge=0)] = 0
     #: Keeps statistics, scale and shift of the backbone's batch normalization as they are. For pretrained weights; on a
     #: CPU it saves about a third of a small network's step.
@@ -215,11 +231,27 @@ class TrainingConfig(Settings):
     #: Batch statistics over all devices and machines together.
     synchronized_batch_norm: bool = False
     jit_compile: bool = False
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     #: Epochs from one validation to the next; the last epoch has one in any case.
     validate_every: PositiveInt = 5
     #: Validation images, the first ones, of which TensorBoard gets pictures with the poses found.
     pictures: Annotated[int, Field(ge=0)] = 4
+
+    @model_validator(mode="after")
+    def _no_drop_comes_twice(self):
+        drops = self.learning_rate_drops
+        if len(set(drops)) != len(drops):
+            raise ValueError(f"training.learning_rate_drops must be different epochs. Received: {list(drops)}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_make_a_batch(self):
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"training.batch_size must be a multiple of training.accumulation, {self.accumulation}. "
+                f"Received: {self.batch_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_weights(self):
@@ -236,7 +268,7 @@ class Config(Settings):
     #: `coco`, `crowdpose`, the path of a YAML file, or a mapping that `KeypointSchema.from_dict` reads.
     keypoints: str | dict[str, Any] = "coco"
     #: Short side of the network's input in pixels; training crops are squares of it.
-    input_size: Annotated[int, Field(gt=0, multiple_of=32)] = 512
+    input_size: Annotated[int, Field(gt=0, le=8192, multiple_of=32)] = 512
     model: ModelConfig = ModelConfig()
     decoder: DecoderConfig = DecoderConfig()
     data: DataConfig = DataConfig()
@@ -267,6 +299,16 @@ class Config(Settings):
             raise ValueError(
                 f"model.offset_head.channels must be a multiple of the number of keypoints, {len(names)}. "
                 f"Received: {head.channels}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_backbone_has_the_frozen_stages(self):
+        stages = {"hrnet": 4, "efficientnet_lite0": 7}[self.model.backbone]
+        if self.training.frozen_stages > stages:
+            raise ValueError(
+                f"training.frozen_stages must be at most {stages} with model.backbone {self.model.backbone}. "
+                f"Received: {self.training.frozen_stages}"
             )
         return self
 

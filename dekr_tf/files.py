@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
@@ -109,6 +110,8 @@ def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
     made. A link stays, and the file that it leads to is replaced. What cannot be replaced is written to: devices,
     pipes, and files that something is mounted on, such as those that a container shares with its host.
 
+    So are this program's open files: `/dev/stdout`, `/dev/fd/3` and their like.
+
     Raises:
         InputError: `path` is a folder or cannot be written, or the disk is full.
     """
@@ -133,6 +136,8 @@ def atomic_outputs(path: str | os.PathLike, *, folder: bool = False) -> Iterator
         InputError: as `atomic_output`; or `path` is a folder that is not empty, or a file where there will be a folder.
     """
     path = Path(path)
+    if _open_file(path) is not None:
+        raise InputError(f"expected the name of a file or folder to write. Received: {path}")
     with _cannot_write(path):
         taken = any(path.iterdir()) if path.is_dir() else folder and path.exists()
     if taken:
@@ -171,7 +176,7 @@ def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
 
 
 def _target(path: str | os.PathLike) -> Path | None:
-    """The file that an output replaces, past all links; None for a device or a pipe, which it is written to.
+    """The file that an output replaces, past all links; None for a device, a pipe or an open file, which it goes to.
 
     Raises:
         InputError: it is a folder, or cannot be looked at.
@@ -184,7 +189,21 @@ def _target(path: str | os.PathLike) -> Path | None:
         raise InputError(f"cannot write {path}: {getattr(error, 'strerror', error)}") from error
     if stat.S_ISDIR(mode):
         raise InputError(f"expected a file to write. Received: the folder {path}")
-    return Path(os.path.realpath(path)) if stat.S_ISREG(mode) else None
+    return Path(os.path.realpath(path)) if stat.S_ISREG(mode) and _open_file(path) is None else None
+
+
+def _open_file(path: str | os.PathLike) -> int | None:
+    """The descriptor of this program that a path stands for; None for any other path."""
+    path = os.path.abspath(path)
+    for _ in range(40):  # As far as Linux follows links.
+        folder, name = os.path.split(path)
+        if name.isdecimal() and os.path.realpath(folder) == f"/proc/{os.getpid()}/fd":
+            return int(name)
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except OSError:
+            return None
+    return None
 
 
 def _check_folder(folder: Path, path: str | os.PathLike, names: Container[Path]) -> None:
@@ -234,6 +253,13 @@ def _cannot_write(path: str | os.PathLike) -> Iterator[None]:
 
 def _put(temporary: Path, target: Path) -> None:
     """Brings what was prepared to its place."""
+    descriptor = _open_file(target)
+    if descriptor is not None:
+        # What the program has printed comes first. Opened by name, the file would lose it.
+        sys.stdout.flush()
+        with _cannot_write(target), open(temporary, "rb") as source, open(os.dup(descriptor), "wb") as sink:
+            shutil.copyfileobj(source, sink)
+        return
     mode = _mode(target)
     if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         try:

@@ -2,6 +2,7 @@
 
 import abc
 import glob
+import itertools
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ import threading
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -37,7 +38,10 @@ _log = logging.getLogger(__name__)
 _JPEG_START = b"\xff\xd8"
 # FF followed by 00 is a data byte, by FF a fill byte, by D0..D7 a restart inside the data.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _JPEG_END = 0xD9
+#: Baseline, extended and progressive frames in Huffman's code; restart intervals; scans.
+_JPEG_FRAMES, _JPEG_INTERVAL, _JPEG_SCAN = (0xC0, 0xC1, 0xC2), 0xDD, 0xDA
 #: Grey level of blocks without data.
 _JPEG_MISSING = 128
 _JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
@@ -349,7 +353,7 @@ def _read_file(path: str | os.PathLike) -> bytes:
 def _is_whole(data: bytes) -> bool:
     """Whether a JPEG, PNG or WebP file reaches its end; other formats are left to the decoder."""
     if data.startswith(_JPEG_START):
-        return _jpeg_end(data) is not None
+        return _jpeg_end(data) is not None and not _jpeg_lacks_parts(data)
     if data.startswith(_PNG_START):
         return _png_is_whole(data)
     if data.startswith(b"RIFF"):
@@ -405,15 +409,68 @@ def _jpeg_ran_out(data: bytes, image: np.ndarray) -> bool:
 
 def _jpeg_end(data: bytes) -> int | None:
     """Where the end marker is; None where there is none."""
+    return next((start for kind, start, _ in _jpeg_markers(data) if kind == _JPEG_END), None)
+
+
+def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Kind of each marker up to the end marker, where it begins, and where its segment ends."""
     # Segments are skipped by their length, since an embedded preview has an end marker of its own.
     position = len(_JPEG_START)
     while marker := _JPEG_MARKER.search(data, position):
         kind, position = data[marker.end() - 1], marker.end()
-        if kind == _JPEG_END:
-            return marker.start()
-        if kind not in _JPEG_WITHOUT_LENGTH:
+        if kind not in (_JPEG_END, *_JPEG_WITHOUT_LENGTH):
             position += int.from_bytes(data[position : position + 2], "big")
-    return None
+        yield kind, marker.start(), position
+        if kind == _JPEG_END:
+            return
+
+
+def _jpeg_lacks_parts(data: bytes) -> bool:
+    """Whether restart intervals or scans of a JPEG are missing (ITU-T T.81, sections B.2, E.1.4 and G.1.1).
+
+    The decoder fills them in and goes on. Restart markers count from 0 to 7 over and over, one between two intervals,
+    and a progressive file sends the last bit of every coefficient that it began. What cannot be told from a whole file
+    is damage within an interval that leaves its markers in place, the loss of the last scans of a progressive file
+    that sends each coefficient at once, and that of the end of the very last scan, some fine detail.
+    """
+    interval, frame, missing_bits = 0, {}, {}
+    size, progressive = (0, 0), False
+    markers = list(_jpeg_markers(data))
+    for (kind, start, end), (_, following, _) in itertools.pairwise(markers):
+        segment = data[start + 4 : end]
+        if kind == _JPEG_INTERVAL:
+            interval = int.from_bytes(segment[:2], "big")
+        elif kind in _JPEG_FRAMES and len(segment) >= 6 + 3 * segment[5]:
+            progressive, size = kind == _JPEG_FRAMES[-1], struct.unpack(">HH", segment[1:5])
+            entries = [segment[6 + 3 * index : 9 + 3 * index] for index in range(segment[5])]
+            # Horizontal and vertical sampling, by component.
+            frame = {entry[0]: (entry[1] >> 4, entry[1] & 15) for entry in entries}
+        elif kind == _JPEG_SCAN and segment and len(segment) == 4 + 2 * segment[0]:
+            components = [segment[1 + 2 * index] for index in range(segment[0])]
+            if not frame.keys() >= set(components):
+                return False
+            first, last, bits = segment[-3:]
+            missing_bits |= {(each, place): bits & 15 for each in components for place in range(first, last + 1)}
+            restarts = [marker[1] & 7 for marker in _JPEG_RESTART.findall(data, end, following)]
+            if restarts != [index % 8 for index in range(len(restarts))]:
+                return True
+            units = _jpeg_units(size, frame, components)
+            if interval and len(restarts) < -(-units // interval) - 1:
+                return True
+    if not progressive:
+        return False
+    return any(missing_bits.values()) or any((each, 0) not in missing_bits for each in frame)
+
+
+def _jpeg_units(size: tuple[int, int], frame: Mapping[int, tuple[int, int]], components: Sequence[int]) -> int:
+    """The units that restart intervals count: blocks of one component, or groups of blocks of several."""
+    across, down = (max(sampling) for sampling in zip(*frame.values(), strict=True))
+    height, width = size
+    if len(components) == 1:
+        horizontal, vertical = frame[components[0]]
+        columns, rows = -(-width * horizontal // across), -(-height * vertical // down)
+        return -(-columns // 8) * -(-rows // 8)
+    return -(-width // (8 * across)) * -(-height // (8 * down))
 
 
 def _png_is_whole(data: bytes) -> bool:

@@ -11,11 +11,11 @@ from dekr_tf.keypoints import KeypointSchema
 
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """People found in one image, best first as the decoder left them.
+    """People found in one image, best first: the constructor sorts them by pose score, and leaves equal ones as given.
 
     Attributes:
         keypoints: (N, K, 3) float32: x, y in pixels of the image, keypoint score.
-        scores: (N,) float32, the pose score used for ranking.
+        scores: (N,) float32, the pose score used for ranking, highest first.
 
     Raises:
         InputError: shapes do not fit each other.
@@ -32,8 +32,9 @@ class Poses:
                 "expected keypoints (N, K, 3) and scores (N,). "
                 f"Received: keypoints {keypoints.shape}, scores {scores.shape}"
             )
-        object.__setattr__(self, "keypoints", keypoints)
-        object.__setattr__(self, "scores", scores)
+        order = np.argsort(-scores, kind="stable")
+        object.__setattr__(self, "keypoints", keypoints[order])
+        object.__setattr__(self, "scores", scores[order])
 
     @classmethod
     def empty(cls, num_keypoints: int) -> "Poses":
@@ -48,7 +49,7 @@ class Poses:
         return zip(self.keypoints, self.scores, strict=True)
 
     def __getitem__(self, index) -> "Poses":
-        """The people chosen by a slice, an index array or a mask."""
+        """The people chosen by a slice, an index array or a mask, best first whatever the order of the indices."""
         return Poses(self.keypoints[index], self.scores[index])
 
 

@@ -80,6 +80,7 @@ class VideoReader:
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frame_count = int(count) if count > 0 and not camera else None
         self._start = time.monotonic() if camera else None
+        self._seconds = -1 / self.frame_rate
         self._next = self._read()
         if self._next is None:
             self._capture.release()
@@ -97,7 +98,8 @@ class VideoReader:
         """The frames until the source ends.
 
         Yields:
-            Seconds since the start of the file, or since the camera was opened; and the frame, (H, W, 3) uint8 RGB.
+            Seconds since the start of the file, or since the camera was opened, more with every frame; and the frame,
+            (H, W, 3) uint8 RGB.
 
         Raises:
             InputError: the size of the frames changes.
@@ -125,13 +127,13 @@ class VideoReader:
             return None
         file_time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         seconds = file_time if self._start is None else time.monotonic() - self._start
-        return seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        # Some files say no time, or the same for all frames.
+        self._seconds = seconds if seconds > self._seconds else self._seconds + 1 / self.frame_rate
+        return self._seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 @contextlib.contextmanager
-def write_video(
-    path: str | os.PathLike, size: tuple[int, int], frame_rate: float
-) -> Iterator[Callable[[np.ndarray], None]]:
+def write_video(path: str | os.PathLike, size: tuple[int, int], frame_rate: float) -> Iterator[Callable[..., None]]:
     """Writes a video file, which appears under its name when the block ends without an exception.
 
     Args:
@@ -140,7 +142,9 @@ def write_video(
         frame_rate: frames a second, > 0.
 
     Yields:
-        A function that adds a frame, (H, W, 3) uint8 RGB.
+        A function that adds a frame, (H, W, 3) uint8 RGB, and takes the seconds at which it is to be seen; without
+        them it follows the frame before. Since the file has one rate, a frame is repeated until the next one is due,
+        and left out where that is due at the same time.
 
     Raises:
         InputError: another suffix, or the file cannot be written.
@@ -157,16 +161,26 @@ def write_video(
                 f"cannot write {path}: expected frames that OpenCV can encode. "
                 f"Received: {size[1]}x{size[0]} at {frame_rate:g} a second"
             )
-        written = 0
+        written, held, place = 0, None, -1
 
-        def write(frame):
+        def write_held(times):
             nonlocal written
             with silent:
-                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-            written += 1
+                for _ in range(times):
+                    writer.write(held)
+            written += times
+
+        def add(frame, seconds=None):
+            nonlocal held, place
+            due = place + 1 if seconds is None else max(place, round(seconds * frame_rate))
+            if held is not None:
+                write_held(due - place)
+            held, place = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), due
 
         try:
-            yield write
+            yield add
+            if held is not None:
+                write_held(1)
         finally:
             with silent:
                 writer.release()

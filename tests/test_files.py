@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -155,6 +156,40 @@ def test_a_file_that_cannot_be_replaced_is_written_to(tmp_path, monkeypatch):
     write_text(path, "new")
     assert (path.read_text(), path.stat().st_ino) == ("new", inode)
     assert os.listdir(tmp_path) == ["out.json"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs the names of open files")
+def test_open_files_are_written_to(tmp_path):
+    program = (
+        "import os, sys\n"
+        "from dekr_tf.files import atomic_outputs, check_outputs, write_text\n"
+        "print('before')\n"
+        "for name in ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1', 'link'):\n"
+        "    check_outputs([name])\n"
+        "    write_text(name, f'{name}\\n')\n"
+        "print('after')\n"
+        "try:\n"
+        "    with atomic_outputs('/dev/stdout'):\n"
+        "        print('the block must not run')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    os.symlink("/dev/stdout", tmp_path / "link")
+    path = tmp_path / "out.txt"
+    path.write_text("an older and much longer text, which the shell's > would have removed\n" * 9)
+    lines = ["before", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link", "after"]
+    lines.append("expected the name of a file or folder to write. Received: /dev/stdout")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with open(path, "w") as file:
+        inode = os.fstat(file.fileno()).st_ino
+        subprocess.run([sys.executable, "-c", program], stdout=file, cwd=tmp_path, env=environment, check=True)
+    assert path.read_text().splitlines() == lines
+    assert path.stat().st_ino == inode
+    assert sorted(os.listdir(tmp_path)) == ["link", "out.txt"]
+    piped = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=tmp_path, env=environment, text=True, check=True
+    )
+    assert piped.stdout.splitlines() == lines
 
 
 @pytest.mark.parametrize("writes", [atomic_output, atomic_outputs])

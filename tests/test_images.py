@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -199,6 +200,49 @@ def test_a_jpeg_whose_data_ends_too_early_is_damaged(orientation, upright, sampl
     for data in (lost, ended):
         with pytest.raises(InputError, match=r"photo: expected a whole image\. Received: a damaged file"):
             decode_image(data, "photo", exif_orientation=upright)
+
+
+def restart_markers(data):
+    return [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+
+
+@pytest.mark.parametrize("sampling", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("size", [(120, 160), (121, 163), (8, 17)])
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_restart_intervals(sampling, grey, size, progressive):
+    image = cv2.resize(photo(), size[::-1])
+    image = image[..., 0] if grey else image
+    options = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+    whole = jpeg(image, *options, cv2.IMWRITE_JPEG_RST_INTERVAL, 1)
+    assert decode_image(whole, "photo", exif_orientation=True).shape == (*size, 3)
+    if size[0] < 100:
+        return
+    first, second = restart_markers(whole)[5:7]
+    lost, doubled = whole[:first] + whole[second:], whole[:second] + whole[first:]
+    swapped = bytearray(whole)
+    swapped[first + 1], swapped[second + 1] = whole[second + 1], whole[first + 1]
+    for data in (lost, doubled, bytes(swapped)):
+        with pytest.raises(InputError, match=r"photo: expected a whole image\. Received: a truncated or damaged file"):
+            decode_image(data, "photo", exif_orientation=True)
+
+
+def test_eight_lost_intervals_leave_the_count_too_low():
+    whole = jpeg(photo(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1)
+    marks = restart_markers(whole)
+    with pytest.raises(InputError, match="a truncated or damaged file"):
+        decode_image(whole[: marks[5]] + whole[marks[13] :], "photo", exif_orientation=True)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_progressive_jpeg_without_its_last_scans(grey):
+    whole = jpeg(photo()[..., 0] if grey else photo(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert decode_image(whole, "photo", exif_orientation=True).size == photo().size
+    scans = [match.start() for match in re.finditer(rb"\xff\xda", whole)]
+    assert len(scans) == (6 if grey else 10)
+    for start in scans[1:]:
+        with pytest.raises(InputError, match="a truncated or damaged file"):
+            decode_image(whole[:start] + b"\xff\xd9", "photo", exif_orientation=True)
 
 
 def test_a_whole_jpeg_may_be_as_grey_as_missing_data():

@@ -9,7 +9,7 @@ from dekr_tf.poses import Poses
 
 def make(count=3, num_keypoints=2):
     keypoints = np.arange(count * num_keypoints * 3).reshape(count, num_keypoints, 3)
-    return Poses(keypoints, np.arange(count) / 10)
+    return Poses(keypoints, 0.2 - np.arange(count) / 10)
 
 
 def test_arrays_become_float32():
@@ -34,13 +34,20 @@ def test_iteration_gives_one_person_at_a_time():
 
 @pytest.mark.parametrize(
     ("index", "kept"),
-    [(slice(1), [0]), ([2, 0], [2, 0]), (np.array([False, True, True]), [1, 2]), (np.zeros(0, int), [])],
+    [(slice(1), [0]), ([2, 0], [0, 2]), (np.array([False, True, True]), [1, 2]), (np.zeros(0, int), [])],
 )
 def test_indexing_chooses_people(index, kept):
     poses = make()
     chosen = poses[index]
     np.testing.assert_array_equal(chosen.keypoints, poses.keypoints[kept])
     np.testing.assert_array_equal(chosen.scores, poses.scores[kept])
+
+
+def test_people_are_best_first_and_equal_ones_stay_in_order():
+    keypoints = np.arange(5 * 3).reshape(5, 1, 3)
+    poses = Poses(keypoints, [0.25, 0.5, 0.25, 0.75, 0.5])
+    np.testing.assert_array_equal(poses.scores, [0.75, 0.5, 0.5, 0.25, 0.25])
+    np.testing.assert_array_equal(poses.keypoints, keypoints[[3, 1, 4, 0, 2]])
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     outputs = arguments.output, arguments.plot
     check_outputs(outputs, input_files(arguments))
-    detector, schema = open_source(arguments)
-    labels = read_labels(arguments.annotations, schema, category=arguments.category)
+    detector, schema, category = open_source(arguments)
+    labels = read_labels(arguments.annotations, schema, category=category)
     check_outputs(outputs, input_files(arguments, labels))
     metric = arguments.metric or default_metric(labels, schema)
     results = arguments.results

@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     check_options(arguments, "rescore", "results_output")
     outputs = arguments.results_output, arguments.output
     check_outputs(outputs, input_files(arguments))
-    detector, schema = open_source(arguments)
+    detector, schema, category = open_source(arguments)
     only_write = arguments.results_output and not (arguments.output or arguments.metric)
-    labels = read_labels(arguments.annotations, schema, need_people=not only_write, category=arguments.category)
+    labels = read_labels(arguments.annotations, schema, need_people=not only_write, category=category)
     check_outputs(outputs, input_files(arguments, labels))
     people = sum(person.labelled for image in labels for person in image.people)
     metric = arguments.metric or default_metric(labels, schema)

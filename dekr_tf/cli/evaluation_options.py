@@ -41,7 +41,9 @@ def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> No
 def add_category_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--category`, for verbs that read annotations."""
     parser.add_argument(
-        "--category", metavar="NAME|ID", help="of the annotations that count (default: all with keypoints)"
+        "--category",
+        metavar="NAME|ID",
+        help="of the annotations that count (default: that of the config, else all with keypoints)",
     )
 
 
@@ -86,8 +88,8 @@ def input_files(arguments: argparse.Namespace, labels: "Sequence[ImageLabels]" =
         yield from (arguments.images / image.file_name for image in labels)
 
 
-def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, KeypointSchema]":
-    """The detector, None for a results file, and the skeleton of what is compared.
+def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, KeypointSchema, int | str | None]":
+    """The detector, None for a results file, the skeleton of what is compared, and the category that counts.
 
     Raises:
         InputError: model or config cannot be read.
@@ -96,6 +98,7 @@ def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, Ke
     from dekr_tf.keypoints import COCO, CROWDPOSE
 
     config = load_config(arguments.config) if arguments.config else None
+    category = arguments.category or (config.data.category if config else None)
     if arguments.model:
         from dekr_tf.inference.detector import PoseDetector
 
@@ -103,7 +106,7 @@ def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, Ke
         options = {name: getattr(arguments, name) for name in names if name in arguments}
         options |= decoding_options(arguments)
         detector = PoseDetector(arguments.model, config=config, **options)
-        return detector, detector.sidecar.schema
+        return detector, detector.sidecar.schema, category
     if config:
-        return None, config.schema
-    return None, CROWDPOSE if arguments.metric == "crowdpose" else COCO
+        return None, config.schema, category
+    return None, CROWDPOSE if arguments.metric == "crowdpose" else COCO, category

@@ -53,6 +53,10 @@ TIERS = {
 }
 
 
+#: The backends of Keras that `dekr train` runs on. Every other verb is TensorFlow's.
+BACKENDS = ("tensorflow", "torch", "jax")
+
+
 def command_module(verb: str) -> ModuleType:
     """The module of a verb."""
     return importlib.import_module(f"dekr_tf.cli.{verb.replace('-', '_')}_command")
@@ -104,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     # By itself, SIGTERM would end the program before it can clean up.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with quiet_import("tensorflow"):
+        with quiet_import("tensorflow"), own_keras_settings(arguments.verb):
             arguments.run(arguments)
         sys.stdout.flush()
     except DekrError as error:
@@ -114,7 +118,9 @@ def main(argv: list[str] | None = None) -> int:
         if package in ("", "dekr_tf", "converters"):
             raise
         tier = f"[{TIERS[package]}]" if package in TIERS else ""
-        return _refuse(arguments.verb, f"this needs the package {package}: pip install 'dekr-tf{tier}'")
+        chosen = package in BACKENDS[1:] and package == os.environ.get("KERAS_BACKEND")
+        why = f"KERAS_BACKEND={package}" if chosen else "this"
+        return _refuse(arguments.verb, f"{why} needs the package {package}: pip install 'dekr-tf{tier}'")
     except BrokenPipeError:
         # The reader, such as `head`, has had enough.
         _flush_output()
@@ -139,20 +145,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def program() -> NoReturn:
-    """`main` as a program of its own.
-
-    A training that fails may leave threads that make samples. As Python ends they can no longer call it, and the
-    program hangs or is aborted; so where there is an error it ends without waiting for them.
-    """
+    """`main` as a program of its own."""
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be text, and a stream need not know all letters.
         stream.reconfigure(errors="backslashreplace")
-    code = main()
-    if code:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit()
+    sys.exit(main())
 
 
 def _flush_output() -> None:
@@ -165,6 +162,30 @@ def _flush_output() -> None:
 
 def _interrupt(number, frame):
     raise KeyboardInterrupt(number)
+
+
+@contextlib.contextmanager
+def own_keras_settings(verb: str) -> Iterator[None]:
+    """Has Keras begin with the settings that the program needs, whatever the user's own `keras.json` says.
+
+    Raises:
+        InputError: `KERAS_BACKEND` asks for a backend that cannot train.
+    """
+    backend = (os.environ.get("KERAS_BACKEND") if verb == "train" else None) or "tensorflow"
+    if backend not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND: expected {', '.join(BACKENDS)}, or nothing. Received: {backend}")
+    # A device has no keras.json in it.
+    settings = {"KERAS_BACKEND": backend, "KERAS_HOME": os.devnull}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

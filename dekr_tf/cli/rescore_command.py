@@ -65,9 +65,9 @@ def _collect(arguments: argparse.Namespace) -> None:
 
     check_options(arguments)
     check_outputs([arguments.output], input_files(arguments))
-    detector, schema = open_source(arguments)
+    detector, schema, category = open_source(arguments)
     count_features(schema)
-    labels = read_labels(arguments.annotations, schema, category=arguments.category)
+    labels = read_labels(arguments.annotations, schema, category=category)
     check_outputs([arguments.output], input_files(arguments, labels))
     check_somebody_is_labelled(labels)
     results = arguments.results

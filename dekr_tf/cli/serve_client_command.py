@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="skeleton to draw, and of the columns of .csv: coco, crowdpose, a file (default: coco)",
     )
+    parser.add_argument(
+        "--category", metavar="NAME|ID", help="whose skeleton, where --keypoints is an annotation file with several"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -72,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     images = find_images(arguments.images)
     drawings = drawing_paths(images, arguments.draw) if arguments.draw else {}
     check_outputs([arguments.output, *drawings.values()], [*images, arguments.keypoints])
-    schema = load_schema(arguments.keypoints)
+    schema = load_schema(arguments.keypoints, arguments.category)
     client = Client(
         arguments.url,
         name=arguments.name,

@@ -75,7 +75,7 @@ def predict_video(
         stopped = stack.enter_context(_interrupt_ends()) if camera else threading.Event()
         total = min((count for count in (arguments.frames, video.frame_count) if count), default=None)
         progress = stack.enter_context(tqdm(total=total, unit="frame", disable=not sys.stderr.isatty()))
-        count, drawn, start = 0, 0, None
+        count, start = 0, None
         for seconds, frame in video:
             try:
                 poses = detector(frame)
@@ -90,11 +90,7 @@ def predict_video(
                 add_poses(count, seconds, poses, track_ids)
             if add_drawing:
                 drawing = draw_poses(frame, poses, schema, min_score=arguments.min_score, track_ids=track_ids)
-                # As often as makes the video of a camera as fast as life.
-                due = 1 + int(seconds * video.frame_rate) if camera else drawn + 1
-                while drawn < due:
-                    add_drawing(drawing)
-                    drawn += 1
+                add_drawing(drawing, seconds)
             if not text and not draw:
                 tqdm.write(summary(poses, f"{source} frame {count}", arguments.min_score))
             count += 1

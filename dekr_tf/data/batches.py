@@ -1,5 +1,7 @@
 """The batches of training without tf.data, for the JAX and PyTorch backends of Keras."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import keras
 import numpy as np
 
@@ -7,17 +9,21 @@ from dekr_tf.config import Config
 from dekr_tf.data.samples import LabelledImages, TrainingData, TrainingMix, TrainingSamples
 from dekr_tf.errors import InputError
 
+#: Batches that are made while another is trained on.
+AHEAD = 2
+
 
 class TrainingBatches(keras.utils.PyDataset):
     """Batches for training; `fit` goes on to the next epoch, in a new order and with new augmentations.
 
-    They are those of `pipeline.train_dataset`, value by value, however many workers make them.
+    They are those of `pipeline.train_dataset`, value by value, however many workers make them. As a context manager it
+    ends the workers with the block. Keras' own workers go on after an error.
 
     Args:
         data: of image files.
         config: see `TrainingSamples`.
         first_epoch: number of the first epoch, for a run that goes on.
-        workers: threads that make batches.
+        workers: threads that make samples.
 
     Attributes:
         epoch: number of the epoch that the batches are of.
@@ -27,7 +33,7 @@ class TrainingBatches(keras.utils.PyDataset):
     """
 
     def __init__(self, data: TrainingData | TrainingMix, config: Config, *, first_epoch: int = 0, workers: int = 1):
-        super().__init__(workers=workers)
+        super().__init__()
         self._samples = TrainingSamples(data, config)
         self._parts = config.training.accumulation
         if not all(isinstance(each, LabelledImages) for each in self._samples.mix.sets):
@@ -38,6 +44,15 @@ class TrainingBatches(keras.utils.PyDataset):
         self.epoch = first_epoch
         self._items = self._samples.items(first_epoch)
         self._begun = self._last_made = False
+        self._pool = ThreadPoolExecutor(workers)
+        self._ahead = AHEAD + workers // (self._samples.batch_size // self._parts)
+        self._started: dict[int, list[Future]] = {}
+
+    def __enter__(self) -> "TrainingBatches":
+        return self
+
+    def __exit__(self, *_):
+        self._pool.shutdown(cancel_futures=True)
 
     def __len__(self):
         return self._samples.batches * self._parts
@@ -54,8 +69,11 @@ class TrainingBatches(keras.utils.PyDataset):
         if number == len(self) - 1:
             self._last_made = True
         size = self._samples.batch_size // self._parts
-        samples = [self._samples.make(*item) for item in self._items[number * size : (number + 1) * size].tolist()]
-        images, labels = zip(*samples, strict=True)
+        for each in range(number, min(number + 1 + self._ahead, len(self))):
+            if each not in self._started:
+                items = self._items[each * size : (each + 1) * size].tolist()
+                self._started[each] = [self._pool.submit(self._samples.make, *item) for item in items]
+        images, labels = zip(*(sample.result() for sample in self._started.pop(number)), strict=True)
         return np.stack(images), {name: np.stack([each[name] for each in labels]) for name in labels[0]}
 
     def on_epoch_begin(self):
@@ -71,4 +89,5 @@ class TrainingBatches(keras.utils.PyDataset):
             self._samples.mix.end_epoch()
             self.epoch += 1
             self._items = self._samples.items(self.epoch)
+            self._started.clear()
         self._begun = self._last_made = False

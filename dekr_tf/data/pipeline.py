@@ -1,9 +1,11 @@
 """The tf.data pipeline of training: photos and annotations in, batches of network inputs and labels out."""
 
 import contextlib
+import gc
 import itertools
 import logging
 import re
+import traceback
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -155,3 +157,26 @@ def input_errors() -> Iterator[None]:
             reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])
             raise InputError(f"cannot read training records: {reason}") from error
         raise
+
+
+@contextlib.contextmanager
+def end_iterators() -> Iterator[None]:
+    """Ends the threads of the iterators that the block made, whether it ends by itself or by an error.
+
+    They call Python to make samples. One that calls it while Python finalizes hangs or aborts the program.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # The threads live as long as the iterator does, and the variables of the frames that the error came through
+        # hold it. Keras takes its own frames out of the traceback, but they are still the callers of those inside.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            caller = frame
+            with contextlib.suppress(RuntimeError):  # This frame and its callers still run.
+                while caller is not None:
+                    caller.clear()
+                    caller = caller.f_back
+        raise
+    finally:
+        # Keras' iterators are parts of reference cycles.
+        gc.collect()

@@ -284,7 +284,7 @@ class TrainingSamples:
 
     Attributes:
         mix: the data as a mix, perhaps of one set.
-        seed: not negative, as NumPy wants it.
+        seed: `training.seed`.
         batches: whole batches in an epoch.
 
     Raises:
@@ -293,7 +293,7 @@ class TrainingSamples:
 
     def __init__(self, data: TrainingData | TrainingMix, config: Config):
         self.mix = data if isinstance(data, TrainingMix) else TrainingMix([data])
-        self.seed = config.training.seed % 2**32
+        self.seed = config.training.seed
         self.batch_size = config.training.batch_size
         self._repeat = config.data.repeat
         samples = len(self.mix) * self._repeat

@@ -26,7 +26,7 @@ def decode_maps(
     """Decodes the maps of one image: `find_candidates`, then `select_poses`.
 
     Returns:
-        Poses in pixels of the network's input, in candidate order (by center score, falling).
+        Poses in pixels of the network's input.
     """
     candidates = find_candidates(heatmap, offset, config, mirrored=mirrored, flip_indices=flip_indices)
     return select_poses(*candidates, config)
@@ -83,8 +83,8 @@ def select_poses(
         config: thresholds of pose NMS, and how many people may remain.
 
     Returns:
-        Those that remain, in the order in which pose NMS kept them; where those are too many, which takes several
-        scales, the ones with the highest mean heat value, highest first.
+        Those that remain; where they are too many, which takes several scales, the ones with the highest mean heat
+        value.
     """
     found = center_scores != 0
     found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)

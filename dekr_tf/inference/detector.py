@@ -135,7 +135,7 @@ class PoseDetector:
             image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
 
         Returns:
-            Poses in pixels of the (upright) photo, in candidate order.
+            Poses in pixels of the (upright) photo.
 
         Raises:
             InputError: the file cannot be read, the array is not an image, the photo is too elongated, or the network's

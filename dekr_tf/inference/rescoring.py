@@ -105,7 +105,7 @@ class RescoringNet:
         return values[:, 0]
 
     def rescore(self, poses: Poses) -> Poses:
-        """The same poses in the same order, each pose score times the OKS to expect."""
+        """The same poses, each pose score times the OKS to expect, and by that best first."""
         return Poses(poses.keypoints, self.predict_oks(poses.keypoints) * poses.scores)
 
     def save(self, path: str | Path) -> None:

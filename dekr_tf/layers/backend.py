@@ -6,6 +6,8 @@ Everything else in layers and models is `keras.ops`.
 import keras
 from keras import ops
 
+from dekr_tf.errors import InputError
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -154,3 +156,15 @@ else:
     def several_machines():
         """False: replicas are TensorFlow's."""
         return False
+
+
+def check_keras_settings() -> None:
+    """Makes sure that layers will be made of the kind that the networks are written for.
+
+    Raises:
+        InputError: Keras' settings, those of `keras.json` or of its functions, say otherwise.
+    """
+    for name, expected in (("image_data_format", "channels_last"), ("floatx", "float32")):
+        received = getattr(keras.config, name)()
+        if received != expected:
+            raise InputError(f"expected {expected} as {name} of Keras (keras.json). Received: {received}")

@@ -6,6 +6,7 @@ from keras import layers, ops
 from dekr_tf.config import ModelConfig, OffsetHeadConfig
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
+from dekr_tf.layers.backend import check_keras_settings
 from dekr_tf.layers.branch_conv import BranchConv2D
 from dekr_tf.layers.resize import Enlarge
 from dekr_tf.models.efficientnet import efficientnet_lite0, pyramid
@@ -47,7 +48,11 @@ def build_dekr(
         A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 maps at stride 4:
         `heatmap` (B, H / 4, W / 4, K + 1), keypoint scores around 0..1 with the center last, and `offset`
         (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels.
+
+    Raises:
+        InputError: Keras' settings are not those that the network needs.
     """
+    check_keras_settings()
     image = keras.Input((*image_size, 3), name="image")
     if config.backbone == "hrnet":
         branches = hrnet(image, config)
@@ -66,8 +71,9 @@ def build_dekr(
 def build_backbone(config: ModelConfig) -> keras.Model:
     """The backbone alone, from `image` (B, H, W, 3) to maps at strides 4, 8, 16 and 32; layers as in `build_dekr`.
 
-    HRNet's four branches, or EfficientNet's levels before the pyramid.
+    HRNet's four branches, or EfficientNet's levels before the pyramid. Raises what `build_dekr` does.
     """
+    check_keras_settings()
     image = keras.Input((None, None, 3), name="image")
     outputs = hrnet(image, config) if config.backbone == "hrnet" else efficientnet_lite0(image)
     return keras.Model(image, outputs, name=config.backbone)

@@ -9,6 +9,7 @@ import numpy as np
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output, is_file
+from dekr_tf.layers.backend import check_keras_settings
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import MEMBER, Sidecar, read_sidecar, to_json, write_sidecar
 
@@ -48,9 +49,11 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
         config: settings to use instead of those in the sidecar; the architecture of a `.weights.h5` file follows it.
 
     Raises:
-        InputError: the file is missing, damaged, no DEKR of ours, or does not fit the settings.
+        InputError: the file is missing, damaged, no DEKR of ours, or does not fit the settings; or Keras' settings are
+            not those that the network needs.
     """
     check_suffix(path)
+    check_keras_settings()
     if not is_file(path):
         raise InputError(f"no such model: {path}")
     sidecar = read_sidecar(path) if config is None else Sidecar.from_config(config)

@@ -63,28 +63,38 @@ def read_cluster() -> list[tuple[str, int]]:
     Raises:
         InputError: it is no JSON of the form that TensorFlow describes, or has other machines than workers.
     """
+    return _cluster_and_task()[0]
+
+
+def is_chief() -> bool:
+    """Whether this is the one machine that writes files; raises what `read_cluster` does."""
+    machines, own = _cluster_and_task()
+    return own == machines[0]
+
+
+def _cluster_and_task() -> tuple[list[tuple[str, int]], tuple[str, int]]:
+    """The machines, and which of them this is."""
     text = os.environ.get("TF_CONFIG")
     if not text:
-        return [("worker", 0)]
-    try:
+        return [("worker", 0)], ("worker", 0)
+    machines, own = [], None
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         content = json.loads(text)
         cluster, task = content["cluster"], content["task"]
-        machines = [(kind, number) for kind in sorted(cluster) for number in range(len(cluster[kind]))]
-        fits = {kind for kind, _ in machines} <= {"chief", "worker"} and _task(task) in machines
-    except (ValueError, KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
+        listed = all(
+            isinstance(addresses, list) and all(isinstance(address, str) for address in addresses)
+            for addresses in cluster.values()
+        )
+        if listed and cluster.keys() <= {"chief", "worker"} and len(cluster.get("chief", ())) <= 1:
+            machines = [(kind, number) for kind in sorted(cluster) for number in range(len(cluster[kind]))]
+            # TensorFlow takes a number in quotes as well.
+            own = task["type"], int(task["index"])
+    if own not in machines:
         raise InputError(
             'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}. '
             f"Received: {text}"
         )
-    return machines
-
-
-def is_chief() -> bool:
-    """Whether this is the one machine that writes files."""
-    text = os.environ.get("TF_CONFIG")
-    return not text or _task(json.loads(text)["task"]) == read_cluster()[0]
+    return machines, own
 
 
 def placement(devices: str) -> contextlib.AbstractContextManager:
@@ -118,10 +128,6 @@ def lost_machines(strategy: "tf.distribute.Strategy | OneDevice") -> Iterator[No
         raise TrainingError(
             f"training stopped: a machine of the job is gone; start all of them again with --resume. Received: {reason}"
         ) from error
-
-
-def _task(task) -> tuple[str, int]:
-    return task["type"], int(task["index"])
 
 
 def _has_gpu() -> bool:

@@ -1,8 +1,10 @@
 """Training a DEKR: everything around `fit`."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import yaml
@@ -11,6 +13,7 @@ from dekr_tf.config import Config, TrainingConfig, load_config
 from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data, report_people
 from dekr_tf.errors import InputError
 from dekr_tf.files import check_outputs, write_text
+from dekr_tf.keypoints import SCHEMAS
 from dekr_tf.layers.backend import replica_count
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.processors import available_processors
@@ -23,9 +26,13 @@ from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, load_state, remove_leftovers
 from dekr_tf.training.validation import ValidationSet
 
+_log = logging.getLogger(__name__)
+
 CONFIG = "config.yaml"
 #: Settings of `training` that may change when a run goes on.
 CHANGEABLE = ("epochs", "devices")
+#: What of the skeleton may not: edges are for drawing and rescoring alone.
+SKELETON = ("names", "flip_pairs", "oks_sigmas")
 
 
 def train(
@@ -64,6 +71,7 @@ def train(
     data = open_training_data(config)
     if is_chief():
         _report_people(data, config)
+        _warn_of_late_drops(settings)
     validation = ValidationSet(config) if config.data.val_annotations else None
     strategy = open_strategy(settings.devices)
     with placement(settings.devices), lost_machines(strategy), _input_errors():
@@ -86,19 +94,20 @@ def train(
         own = [StopOnNan(output, progress)]
         if is_chief():
             remove_leftovers(output)
-            write_text(output / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            write_text(output / CONFIG, yaml.safe_dump(_settings_of_the_run(config), sort_keys=False))
             own.append(RunFiles(config, output, progress, network, validation))
             if progress.epochs >= settings.epochs:
                 print(f"{output}: all {progress.epochs} epochs are done")
-        model.fit(
-            _batches(data, config, strategy, progress.epochs),
-            initial_epoch=progress.epochs,
-            epochs=settings.epochs,
-            steps_per_epoch=steps if _on_tensorflow() else None,
-            shuffle=False,  # The dataset shuffles itself.
-            verbose="auto" if is_chief() else 0,
-            callbacks=[*own, *callbacks],
-        )
+        with _batches(data, config, strategy, progress.epochs) as batches:
+            model.fit(
+                batches,
+                initial_epoch=progress.epochs,
+                epochs=settings.epochs,
+                steps_per_epoch=steps if _on_tensorflow() else None,
+                shuffle=False,  # The dataset shuffles itself.
+                verbose="auto" if is_chief() else 0,
+                callbacks=[*own, *callbacks],
+            )
         copy_weights(model, network)
     return network
 
@@ -111,7 +120,14 @@ def _check_folder(config: Config, output: Path, resume: bool) -> bool:
         raise InputError(
             f"expected a folder without a run as output; --resume goes on with one that is there. Received: {output}"
         )
-    before, now = (settings.model_dump(mode="json") for settings in (load_config(output / CONFIG), config))
+    begun = load_config(output / CONFIG)
+    for field in SKELETON:
+        old, new = (getattr(settings.schema, field) for settings in (begun, config))
+        if old != new:
+            raise InputError(
+                f"--resume: expected the skeleton's {field} as in {output / CONFIG}, {old}. Received: {new}"
+            )
+    before, now = (settings.model_dump(mode="json", exclude={"keypoints"}) for settings in (begun, config))
     for key in CHANGEABLE:
         del before["training"][key], now["training"][key]
     for group in now:
@@ -121,6 +137,21 @@ def _check_folder(config: Config, output: Path, resume: bool) -> bool:
                 name = f"{group}.{key}" if key else group
                 raise InputError(f"--resume: expected {name} as in {output / CONFIG}, {old}. Received: {value}")
     return True
+
+
+def _warn_of_late_drops(settings: TrainingConfig) -> None:
+    late = [drop for drop in settings.learning_rate_drops if drop >= settings.epochs]
+    # Whoever trains for a few epochs need not care about the defaults.
+    if late and settings.schedule == "step" and "learning_rate_drops" in settings.model_fields_set:
+        _log.warning("training.learning_rate_drops: %s have no effect in %d epochs", late, settings.epochs)
+
+
+def _settings_of_the_run(config: Config) -> dict[str, Any]:
+    """The content of the run's config file, with the skeleton itself, whose own file may change or move."""
+    content = config.model_dump(mode="json")
+    if isinstance(config.keypoints, str) and config.keypoints not in SCHEMAS:
+        content["keypoints"] = config.schema.to_dict()
+    return content
 
 
 def _report_people(data: TrainingMix, config: Config) -> None:
@@ -200,17 +231,21 @@ def _optimizer(settings: TrainingConfig, steps_per_epoch: int) -> keras.optimize
     return ReplicaLossScale(optimizer) if scaled else optimizer
 
 
-def _batches(data, config: Config, strategy, first_epoch: int):
-    """What `fit` takes: the samples of all epochs from the first one on."""
+@contextlib.contextmanager
+def _batches(data, config: Config, strategy, first_epoch: int) -> Iterator:
+    """What `fit` takes: the samples of all epochs from the first one on. No thread makes any after the block."""
     if not _on_tensorflow():
         from dekr_tf.data.batches import TrainingBatches
 
-        return TrainingBatches(data, config, first_epoch=first_epoch, workers=available_processors())
-    from dekr_tf.data.pipeline import train_dataset
+        with TrainingBatches(data, config, first_epoch=first_epoch, workers=available_processors()) as batches:
+            yield batches
+        return
+    from dekr_tf.data.pipeline import end_iterators, train_dataset
 
-    return strategy.distribute_datasets_from_function(
-        lambda context: train_dataset(data, config, first_epoch=first_epoch, context=context).repeat()
-    )
+    with end_iterators():
+        yield strategy.distribute_datasets_from_function(
+            lambda context: train_dataset(data, config, first_epoch=first_epoch, context=context).repeat()
+        )
 
 
 def _input_errors() -> contextlib.AbstractContextManager:

@@ -234,6 +234,33 @@ def people_file(path, schema, **image):
     (path / f"{schema.name}.yaml").write_text(json.dumps({"keypoints": schema.name}))
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "analyze"])
+def test_the_category_of_the_config_counts(folder, monkeypatch, capsys, verb):
+    monkeypatch.chdir(folder)
+    content = json.loads((folder / "truth.json").read_text())
+    content["categories"] = [
+        {"id": 1, "name": "person", "keypoints": STICK["names"]},
+        {"id": 2, "name": "dog", "keypoints": ["nose", "tail", "paw"]},
+    ]
+    dog = {"id": 2, "image_id": 8, "category_id": 2, "keypoints": [1, 1, 2, 9, 9, 2, 5, 5, 2], "area": 100}
+    content["annotations"].append(dog)
+    (folder / "truth.json").write_text(json.dumps(content))
+    result = {"image_id": 7, "category_id": 1, "keypoints": [40, 30, 1, 40, 130, 1], "score": 0.5}
+    (folder / "results.json").write_text(json.dumps([result]))
+    for settings in ({"data": {"category": "person"}}, {"data": {"category": "dog"}}):
+        (folder / "config.yaml").write_text(json.dumps({"keypoints": STICK} | settings))
+        words = ["--results", "results.json", "--annotations", "truth.json", "--config", "config.yaml"]
+        code = main([verb, *words, "--output", "metric.json"])
+        errors = capsys.readouterr().err
+        if settings["data"]["category"] == "person":
+            assert (code, errors) == (0, "")
+        else:
+            assert code == 2 and errors.count("\n") == 1
+        # The command line has the last word.
+        assert main([verb, *words, "--category", "1", "--output", "metric.json"]) == 0
+        capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("schema", "image", "options", "metric", "names"),
     [

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
@@ -108,26 +107,6 @@ def test_a_run_that_is_terminated_cleans_up(tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_program_that_fails_waits_for_no_thread():
-    script = """
-        import threading, time
-        from dekr_tf.cli import main
-        from dekr_tf.errors import InputError
-
-        def fail(arguments):
-            threading.Thread(target=time.sleep, args=(1000,)).start()
-            raise InputError("expected better. Received: this")
-
-        main.build_parser = lambda: type("Parser", (), {"parse_known_args": lambda self, argv: (
-            type("Arguments", (), {"verb": "train", "run": staticmethod(fail)}), [])})()
-        main.program()
-    """
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert (run.returncode, run.stderr) == (2, "dekr train: error: expected better. Received: this\n")
-
-
 def test_a_reader_that_has_had_enough():
     program = (
         "import sys, dekr_tf.cli.evaluate_command as verb\n"
@@ -185,6 +164,62 @@ def test_a_verb_without_its_package(tmp_path, package, words):
     assert run.stderr.count("\n") == 1
     assert f"'dekr-tf[{'torch' if package == 'torch' else 'train'}]'" in run.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "a.yaml"]
+
+
+KERAS_PROGRAM = """
+import sys, dekr_tf.cli.main as command_line
+verb = command_line.command_module(sys.argv[1])
+def show(arguments):
+    import keras
+    print(keras.backend.backend(), keras.config.floatx(), keras.config.image_data_format(), keras.config.epsilon())
+verb.run = show
+sys.exit(command_line.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend", "verb", "expected"),
+    [
+        ('{"floatx": "float64", "image_data_format": "channels_first", "epsilon": 0.1}', None, "info", "tensorflow"),
+        ('{"backend": "jax"}', None, "train", "tensorflow"),
+        ('{"floatx": "float7"}', "", "train", "tensorflow"),
+        ("no json", "jax", "info", "tensorflow"),
+        ("{}", "torch", "train", "torch"),
+    ],
+)
+def test_the_user_s_settings_of_keras_change_nothing(tmp_path, settings, backend, verb, expected):
+    pytest.importorskip(expected)
+    (tmp_path / "keras.json").write_text(settings)
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    environment |= {"KERAS_HOME": str(tmp_path)} | ({} if backend is None else {"KERAS_BACKEND": backend})
+    words = [verb, "--config", "a.yaml", *(["--output", "run"] if verb == "train" else [])]
+    run = subprocess.run(
+        [sys.executable, "-c", KERAS_PROGRAM, *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (0, f"{expected} float32 channels_last 1e-07\n"), run.stderr
+    assert (tmp_path / "keras.json").read_text() == settings
+
+
+def test_a_backend_that_cannot_train(monkeypatch, tmp_path, capsys):
+    (tmp_path / "a.yaml").touch()
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    assert main(["train", "--config", str(tmp_path / "a.yaml"), "--output", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == (
+        "dekr train: error: KERAS_BACKEND: expected tensorflow, torch, jax, or nothing. Received: numpy\n"
+    )
+    assert os.environ["KERAS_BACKEND"] == "numpy"
+
+
+def test_a_backend_that_is_not_installed(monkeypatch, capsys):
+    def fail(arguments):
+        raise ModuleNotFoundError("No module named 'jax'", name="jax")
+
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr("dekr_tf.cli.train_command.run", fail)
+    assert main(["train", "--config", "a.yaml", "--output", "run"]) == 2
+    assert capsys.readouterr().err == (
+        "dekr train: error: KERAS_BACKEND=jax needs the package jax: pip install 'dekr-tf[jax]'\n"
+    )
 
 
 @pytest.fixture

@@ -209,7 +209,48 @@ def test_video_of_a_camera_is_as_fast_as_life(predict, tmp_path, monkeypatch):
         assert video.frame_rate == 10.0
         middles = [frame[20, ::4].mean(axis=1) for _, frame in video]
     assert len(middles) == 11
-    assert [tuple(np.flatnonzero(middle > 128)) for middle in middles] == [(4, 28)] + 5 * [(5, 27)] + 5 * [(6,)]
+    assert [tuple(np.flatnonzero(middle > 128)) for middle in middles] == 5 * [(4, 28)] + 5 * [(5, 27)] + [(6,)]
+
+
+def variable_video(path, frames, milliseconds):
+    """A Matroska file of Motion JPEG, whose frames come at the given times."""
+
+    def element(name, content):
+        if isinstance(content, int):
+            content = content.to_bytes(4, "big")
+        return bytes.fromhex(name) + (len(content) | 1 << 28).to_bytes(4, "big") + content
+
+    height, width = frames[0].shape[:2]
+    head = element("1a45dfa3", element("4282", b"matroska"))
+    info = element("1549a966", element("2ad7b1", 1_000_000))
+    size = element("e0", element("b0", width) + element("ba", height))
+    track = element("d7", 1) + element("73c5", 1) + element("83", 1) + element("86", b"V_MJPEG") + size
+    blocks = b"".join(
+        element("a3", b"\x81" + time.to_bytes(2, "big") + b"\x80" + cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes())
+        for frame, time in zip(frames, milliseconds, strict=True)
+    )
+    cluster = element("1f43b675", element("e7", 0) + blocks)
+    path.write_bytes(head + element("18538067", info + element("1654ae6b", element("ae", track)) + cluster))
+
+
+def test_a_drawn_video_is_as_fast_as_one_of_variable_rate(predict, tmp_path):
+    times = [0, 100, 200, 1200, 1250, 1300, 2700]
+    columns = range(2, 30, 4)
+    variable_video(tmp_path / "phone.mkv", [made_frame(column) for column in columns], times)
+    assert predict("phone.mkv", "--output", "poses.json", "--draw", "drawn.avi")[0] == 0
+    frames = json.loads((tmp_path / "poses.json").read_text())["frames"]
+    assert [frame["time"] for frame in frames] == [time / 1000 for time in times]
+    with VideoReader(tmp_path / "drawn.avi") as video:
+        shown = [(seconds, frame[20, ::4].mean(axis=1).argmax()) for seconds, frame in video]
+        assert shown[-1][0] == pytest.approx(2.7, abs=1 / video.frame_rate)
+        for seconds, column in shown:
+            # What is seen is what the source shows at this time, or within a frame of it.
+            near = [
+                column
+                for column, start, end in zip(columns, times, [*times[1:], 9999], strict=True)
+                if start / 1000 - 1 / video.frame_rate <= seconds <= end / 1000 + 1 / video.frame_rate
+            ]
+            assert column in near
 
 
 @pytest.mark.parametrize(

@@ -129,11 +129,11 @@ def test_keypoints_go_to_the_closest_peak_that_is_near():
 @pytest.mark.parametrize(("x", "y"), [(40.3, 30.8), (2.2, 30.4), (75.1, 1.7), (0.4, 58.2), (79, 59)])
 def test_refined_to_the_top_of_the_blob(x, y):
     """Also where the map's border cuts the patch."""
-    poses = people([x + 5, y - 6, 0.3], [x - 1, y + 2, 0.05], [x, y, 0.06])
+    poses = people([x + 5, y - 6, 0.3], [x, y, 0.06], [x - 1, y + 2, 0.05])
     keypoints = match(poses, blob((60, 80), x, y, 8))
-    np.testing.assert_allclose(keypoints[[0, 2], :2], [[x, y]] * 2, atol=0.02)
+    np.testing.assert_allclose(keypoints[:2, :2], [[x, y]] * 2, atol=0.02)
     # A score of 0.05 is not enough: it is on the peak's pixel.
-    np.testing.assert_array_equal(keypoints[1, :2], np.round([x, y]))
+    np.testing.assert_array_equal(keypoints[2, :2], np.round([x, y]))
 
 
 def test_a_fit_that_finds_nothing_leaves_the_point():

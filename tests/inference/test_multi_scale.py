@@ -50,14 +50,19 @@ def load_golden(name):
 
 
 def check_golden_poses(poses, golden):
-    assert poses.keypoints.shape == golden["poses"].shape
-    np.testing.assert_allclose(poses.keypoints[..., :2], golden["poses"][..., :2], rtol=0, atol=COORDINATES)
-    np.testing.assert_allclose(poses.keypoints[..., 2], golden["poses"][..., 2], rtol=0, atol=SCORES)
-    np.testing.assert_allclose(poses.scores, golden["scores"], rtol=0, atol=SCORES)
+    expected = best_first(golden["poses"], golden)
+    assert poses.keypoints.shape == expected.shape
+    np.testing.assert_allclose(poses.keypoints[..., :2], expected[..., :2], rtol=0, atol=COORDINATES)
+    np.testing.assert_allclose(poses.keypoints[..., 2], expected[..., 2], rtol=0, atol=SCORES)
+    np.testing.assert_allclose(poses.scores, best_first(golden["scores"], golden), rtol=0, atol=SCORES)
+
+
+def best_first(values, golden):
+    return values[np.argsort(-golden["scores"], kind="stable")]
 
 
 @pytest.mark.parametrize("name", ["multiscale", "multiscale_match", "flip_match"])
-def test_same_poses_in_the_same_order_as_the_reference(name):
+def test_same_poses_as_the_reference(name):
     views, size, config, golden = load_golden(name)
     check_golden_poses(select_poses(*merge_views(views, size, config.multi_scale_damping), config), golden)
 
@@ -76,6 +81,7 @@ def test_same_matched_poses_as_the_reference(name):
         np.testing.assert_array_equal(expected[[18, 22, 23], 10], [[72, 127]] * 3)
         assert heatmaps[10][126, 72] == heatmaps[10][127, 72]
         expected[[18, 22, 23], 10] = 72, 126
+    expected = best_first(expected, golden)
     np.testing.assert_allclose(matched.keypoints[..., :2], expected, rtol=0, atol=MATCHED)
 
     # Without the reference's slip at the border, nothing else changes.
@@ -165,7 +171,7 @@ def test_too_many_people_are_those_with_the_highest_heat():
     heat = np.array([0.2, 0.8, 0.4, 0.6])
     centers = np.array([0.9, 0.1, 0.5, 0.3])
     poses = select_poses(keypoints, (heat * centers)[:, None].repeat(2, axis=1), centers, DecoderConfig(max_people=2))
-    np.testing.assert_allclose(poses.scores, [0.08, 0.18])
+    np.testing.assert_allclose(poses.scores, [0.18, 0.08])
 
 
 POINT = Sidecar.from_config(Config(keypoints={"name": "point", "names": ["point"]}, input_size=64))

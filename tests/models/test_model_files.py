@@ -156,3 +156,21 @@ def test_code_in_a_file_is_not_run(tmp_path):
     save_model(model, tmp_path / "lambda.keras", SIDECAR)
     with pytest.raises(InputError, match="Lambda"):
         load_model(tmp_path / "lambda.keras")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [("image_data_format", "channels_first", "channels_last"), ("floatx", "float64", "float32")],
+)
+def test_settings_of_keras_that_do_not_fit(tmp_path, setting, value, expected):
+    getattr(keras.config, f"set_{setting}")(value)
+    try:
+        for make in (
+            lambda: build_dekr(CONFIG.model, CONFIG.schema),
+            lambda: build_backbone(CONFIG.model),
+            lambda: load_model(tmp_path / "model.keras"),
+        ):
+            with pytest.raises(InputError, match=f"expected {expected} as {setting} of Keras .* Received: {value}$"):
+                make()
+    finally:
+        getattr(keras.config, f"set_{setting}")(expected)

@@ -91,12 +91,27 @@ def test_the_first_machine_is_the_chief(monkeypatch, machines, task, chief):
         {"cluster": {"worker": ["a:1"]}},
         {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}},
         {"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": ["a:1"], "chief": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": 2}, "task": {"type": "worker", "index": 0}},
+        {"cluster": ["a:1"], "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": ["a:1"]}, "task": ["worker", 0]},
+        {"cluster": {"worker": ["a:1"]}, "task": {"type": ["worker"], "index": 0}},
+        {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "first"}},
+        {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": float("inf")}},
+        {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": None}},
+        {"cluster": {}, "task": {}},
+        "[" * 100_000,
+        "5",
+        "null",
     ],
 )
 def test_a_tf_config_that_makes_no_sense(monkeypatch, content):
     cluster(monkeypatch, content)
-    with pytest.raises(InputError, match=r"TF_CONFIG: expected .* Received: "):
-        open_strategy("all")
+    for read in (lambda: open_strategy("all"), is_chief):
+        with pytest.raises(InputError, match=r"^TF_CONFIG: expected .* Received: "):
+            read()
 
 
 def test_a_lost_machine_ends_the_training_but_is_no_bad_input():

@@ -7,14 +7,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
-from dekr_tf.config import Config, load_config
+from dekr_tf.config import Config, TrainingConfig, load_config
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.models import build_backbone, build_dekr, load_model, save_model
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.model import DekrTraining
-from dekr_tf.training.trainer import load_backbone, train
+from dekr_tf.training.trainer import _check_folder, _settings_of_the_run, _warn_of_late_drops, load_backbone, train
 
 TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
 
@@ -247,6 +248,45 @@ def test_runs_are_not_written_over(run):
         train(with_training(config, seed=4), folder, resume=True)
     with pytest.raises(InputError, match=r"expected input_size as in .*config.yaml, 64. Received: 128"):
         train(config.model_copy(update={"input_size": 128}), folder, resume=True)
+
+
+def test_a_run_goes_on_with_its_own_skeleton(config, tmp_path):
+    """Whatever becomes of the file that it is from."""
+    skeleton = dict(config.keypoints)
+    (tmp_path / "keypoints.json").write_text(json.dumps(skeleton))
+    config = with_training(config.model_copy(update={"keypoints": str(tmp_path / "keypoints.json")}), epochs=1)
+    # `model_copy` keeps what the copied config has computed.
+    config = Config.model_validate(config.model_dump())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(_settings_of_the_run(config)))
+    assert load_config(tmp_path / "run" / "config.yaml").schema.flip_pairs == ((0, 1),)
+    for changes, message in [
+        ({"flip_pairs": []}, r"flip_pairs as in .*config\.yaml, \(\(0, 1\),\)\. Received: \(\)$"),
+        ({"names": ["right", "left"]}, r"names as in .*, \('left', 'right'\)\. Received: \('right', 'left'\)$"),
+        ({"names": ["left", "right", "top"]}, r"names as in .* Received: \('left', 'right', 'top'\)$"),
+        ({"oks_sigmas": [0.1, 0.2]}, r"oks_sigmas as in .*, \(0\.05, 0\.05\)\. Received: \(0\.1, 0\.2\)$"),
+    ]:
+        (tmp_path / "keypoints.json").write_text(json.dumps(skeleton | changes))
+        changed = Config.model_validate(config.model_dump())
+        with pytest.raises(InputError, match=f"^--resume: expected the skeleton's {message}"):
+            train(changed, tmp_path / "run", resume=True)
+    (tmp_path / "keypoints.json").write_text(json.dumps(skeleton | {"edges": [["left", "right"]], "name": "line"}))
+    assert _check_folder(Config.model_validate(config.model_dump()), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"learning_rate_drops": (5, 8, 9)}, "[8, 9] have no effect in 8 epochs"),
+        ({"learning_rate_drops": (5, 7)}, None),
+        ({"learning_rate_drops": (9,), "schedule": "cosine"}, None),
+        ({}, None),
+    ],
+)
+def test_drops_after_the_last_epoch_are_said(caplog, values, said):
+    _warn_of_late_drops(TrainingConfig(epochs=8, **values))
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ([] if said is None else [f"training.learning_rate_drops: {said}"])
 
 
 def test_settings_that_are_missing(tmp_path):
