@@ -46,7 +46,7 @@ setup(
         # TensorFlow Serving's messages, which need TensorFlow. They are made for the package `tensorflow`: beside
         # `tensorflow-cpu`, install them without what they ask for, as the Makefile does.
         "serving": ["tensorflow-serving-api>=2.20", "urllib3>=2.2"],
-        # For the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
+        # For writing the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
         # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
         "torch": ["torch>=2.6"],
         # Another backend of Keras to train on.

@@ -1,14 +1,12 @@
 """Reads PyTorch checkpoints, of the reference or of ImageNet backbones, into Keras models."""
 
-import pickle
-import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from converters.checkpoint_file import Tensor, read_checkpoint
 from converters.weight_map import Entry, backbone_entries, dekr_entries, rescoring_entries
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -94,37 +92,20 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a `.pth` file by name, out of any wrapper and without `module.` prefixes.
 
     Raises:
-        InputError: PyTorch is not installed, or the file holds anything but tensors.
+        InputError: the file cannot be read, or holds anything but tensors.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError("reading a .pth file needs PyTorch: pip install 'dekr-tf[torch]'") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
-    except Exception as error:  # A damaged file makes the unpickler fail in every way there is.
-        blocked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if blocked:
-            raise InputError(f"{path}: only tensors and plain values are read. Received: {blocked[1]}") from error
-        raise InputError(f"{path} is not a PyTorch checkpoint, or it is damaged ({type(error).__name__})") from error
-    # PyTorch does not look at the checksums.
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-        if wrong:
-            raise InputError(f"{path} is damaged: expected the content that its checksums tell of. Received: {wrong}")
+    content = read_checkpoint(path)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: expected a state_dict of tensors. Received: {type(content).__name__}")
-    return {
-        str(name).removeprefix(PREFIX): value.detach().float().numpy()
-        for name, value in content.items()
-        if not str(name).endswith(IGNORED_SUFFIXES)
-    }
+    with np.errstate(over="ignore"):  # What is too large becomes infinite, and is refused as such.
+        return {
+            str(name).removeprefix(PREFIX): value.numpy().astype(np.float32, copy=False)
+            for name, value in content.items()
+            if not str(name).endswith(IGNORED_SUFFIXES)
+        }
 
 
 def assign_tensors(model: keras.Model, entries: Iterable[Entry], tensors: dict[str, np.ndarray], source: str) -> None:
