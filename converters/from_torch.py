@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints, of the reference or of ImageNet backbones, into Keras models."""
+"""Reads PyTorch checkpoints, of the reference, of mmpose or of ImageNet backbones, into Keras models."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from converters.checkpoint_file import Tensor, read_checkpoint
+from converters.mmpose import is_mmpose, reorder_features, to_reference
 from converters.weight_map import Entry, backbone_entries, dekr_entries, rescoring_entries
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -28,15 +29,19 @@ CLASSIFIER_PREFIXES = {
 }
 
 
-def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
+def import_checkpoint(
+    path: str | Path, config: Config, *, rescoring: bool = False, edges: str = "reference"
+) -> keras.Model:
     """Builds the model that a checkpoint belongs to, and fills it.
 
-    The tensors say what it is: the reference's DEKR or rescoring net, or a backbone trained on ImageNet (HRNet or
-    EfficientNet-Lite0), which leaves its classifier behind.
+    The tensors say what it is: a DEKR of the reference or of mmpose, a rescoring net, or a backbone trained on ImageNet
+    (HRNet or EfficientNet-Lite0), which leaves its classifier behind.
 
     Args:
         path: `.pth` file; read as data only, no code in it is run.
         config: of the architecture that is expected.
+        rescoring: take the rescoring net that an mmpose checkpoint has beside its network.
+        edges: whose order of the skeleton's edges a file of a rescoring net alone has, `reference` or `mmpose`.
 
     Returns:
         A model of `build_dekr`, `build_rescoring_net` or `build_backbone`.
@@ -45,6 +50,14 @@ def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
         InputError: the file is no checkpoint, or a tensor is missing, left over, or of another shape.
     """
     tensors = read_state_dict(path)
+    try:
+        if is_mmpose(tensors):
+            network, net = to_reference(tensors, config.schema)
+            tensors = net if net and rescoring else network
+        elif "l1.weight" in tensors and edges == "mmpose":
+            tensors = reorder_features(tensors, config.schema)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if "l1.weight" in tensors:
         model, entries = build_rescoring_net(count_features(config.schema)), rescoring_entries()
     else:
