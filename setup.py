@@ -13,7 +13,14 @@ TENSORFLOW_CPU = [
     'tensorflow-cpu>=2.20; sys_platform == "linux" and platform_machine == "x86_64"',
     'tensorflow>=2.20; sys_platform != "linux" or platform_machine != "x86_64"',
 ]
-TRAIN = ["keras>=3.12,<4", "matplotlib>=3.8", "pycocotools>=2.0.8", "tensorboard>=2.20"]
+TRAIN = [
+    "filelock>=3.12",
+    "keras>=3.12,<4",
+    "matplotlib>=3.8",
+    "platformdirs>=4",
+    "pycocotools>=2.0.8",
+    "tensorboard>=2.20",
+]
 EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dekr_tf"
 FOUNDATION = {
     "coco_format",
+    "download",
     "errors",
     "files",
     "json_values",
@@ -24,6 +25,7 @@ FOUNDATION = {
     "images",
     "serving",
     "video",
+    "weights",
 }
 #: What each room may import besides itself and the foundation.
 ALLOWED = {

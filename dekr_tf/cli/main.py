@@ -27,6 +27,7 @@ VERBS = (
     "rescore",
     "info",
     "import",
+    "weights",
     "export",
     "serve-client",
     "benchmark",
@@ -35,8 +36,10 @@ VERBS = (
 
 #: The install tier that brings a package; what is not here comes with every install.
 TIERS = {
+    "filelock": "train",
     "keras": "train",
     "matplotlib": "train",
+    "platformdirs": "train",
     "pycocotools": "train",
     "tensorboard": "train",
     "tensorflow": "train",
