@@ -104,7 +104,8 @@ def _convert(name, weights, checkpoint, folder):
     config = parse_settings(Config, weights.settings, f"weights {name}")
     if weights.kind == "rescoring net" or weights.with_rescoring:
         net = import_checkpoint(checkpoint, config, rescoring=True, edges=weights.edges)
-        to_rescoring_net(net, config.schema).save(cached_file(name, "rescoring net", folder))
+        if net.name == "rescoring":
+            to_rescoring_net(net, config.schema).save(cached_file(name, "rescoring net", folder))
     if weights.kind != "rescoring net":
         model = import_checkpoint(checkpoint, config)
         # The model last: where it is, all is.

@@ -54,8 +54,8 @@ class PoseDetector:
     smaller than that, so that the network's input stays within `NETWORK_PIXELS` or four squares of the short side.
 
     Args:
-        model: path of a model file, a name that `dekr weights` lists, a Keras model, or a runtime (see `runtimes.Runtime`, and `open_runtime`). A
-            Keras model's weights are taken as they are now.
+        model: path of a model file, a name that `dekr weights` lists, a Keras model, or a runtime (see
+            `runtimes.Runtime`, and `open_runtime`). A Keras model's weights are taken as they are now.
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the

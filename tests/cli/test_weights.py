@@ -24,8 +24,6 @@ from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.initial_weights import load_backbone
 from dekr_tf.weights import WEIGHTS, Weights, cache_folder, resolve
 
-pytest.importorskip("platformdirs")
-
 ROOT = Path(__file__).parents[2]
 STICK = {
     "keypoints": {"name": "stick", "names": ["top", "end"], "edges": [[0, 1]], "normalization_edges": [[0, 1]]},
@@ -43,7 +41,7 @@ def network():
 
 @pytest.fixture
 def server(network, tmp_path, monkeypatch):
-    """A server with a network, its backbone and a rescoring net, which are in the list; the cache is an empty folder."""
+    """A server with a network, its backbone and a rescoring net, which are in the list; the cache is empty."""
     model, config = network
     tensors = to_state_dict(model, Sidecar.from_config(config))
     heads = ("transition_heatmap", "head_heatmap", "transition_offset", "offset_")
