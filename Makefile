@@ -2,7 +2,7 @@
 # .venv; make clean removes what make has made.
 
 PYTHON ?= python3
-# PyTorch only reads and writes the reference's checkpoints, so a build without CUDA will do; PyPI's for Linux has
+# PyTorch only writes the reference's checkpoints, so a build without CUDA will do; PyPI's for Linux has
 # gigabytes of it. Without PyTorch (make TORCH=), the tests that need it are skipped.
 TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -36,6 +36,7 @@ fuzz: $(STAMP)
 	$(PIP) atheris
 	$(BIN)/python fuzz/fuzz_serving.py answers $(FUZZ_SECONDS)
 	$(BIN)/python fuzz/fuzz_serving.py images $(FUZZ_SECONDS)
+	$(BIN)/python fuzz/fuzz_checkpoints.py $(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv demo build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -13,7 +13,14 @@ TENSORFLOW_CPU = [
     'tensorflow-cpu>=2.20; sys_platform == "linux" and platform_machine == "x86_64"',
     'tensorflow>=2.20; sys_platform != "linux" or platform_machine != "x86_64"',
 ]
-TRAIN = ["keras>=3.12,<4", "matplotlib>=3.8", "pycocotools>=2.0.8", "tensorboard>=2.20"]
+TRAIN = [
+    "filelock>=3.12",
+    "keras>=3.12,<4",
+    "matplotlib>=3.8",
+    "platformdirs>=4",
+    "pycocotools>=2.0.8",
+    "tensorboard>=2.20",
+]
 CLIENT = ["grpcio>=1.64", "protobuf>=5.28", "urllib3>=2.2"]
 EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
 
@@ -49,7 +56,7 @@ setup(
         # TensorFlow Serving's messages, which need TensorFlow. They are made for the package `tensorflow`: beside
         # `tensorflow-cpu`, install them without what they ask for, as the Makefile does.
         "serving": [*CLIENT, "tensorflow-serving-api>=2.20"],
-        # For the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
+        # For writing the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
         # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
         "torch": ["torch>=2.6"],
         # Another backend of Keras to train on.

@@ -1,14 +1,13 @@
-"""Reads PyTorch checkpoints, of the reference or of ImageNet backbones, into Keras models."""
+"""Reads PyTorch checkpoints, of the reference, of mmpose or of ImageNet backbones, into Keras models."""
 
-import pickle
-import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from converters.checkpoint_file import Tensor, read_checkpoint
+from converters.mmpose import is_mmpose, reorder_features, to_reference
 from converters.weight_map import Entry, backbone_entries, dekr_entries, rescoring_entries
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -30,15 +29,19 @@ CLASSIFIER_PREFIXES = {
 }
 
 
-def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
+def import_checkpoint(
+    path: str | Path, config: Config, *, rescoring: bool = False, edges: str = "reference"
+) -> keras.Model:
     """Builds the model that a checkpoint belongs to, and fills it.
 
-    The tensors say what it is: the reference's DEKR or rescoring net, or a backbone trained on ImageNet (HRNet or
-    EfficientNet-Lite0), which leaves its classifier behind.
+    The tensors say what it is: a DEKR of the reference or of mmpose, a rescoring net, or a backbone trained on ImageNet
+    (HRNet or EfficientNet-Lite0), which leaves its classifier behind.
 
     Args:
         path: `.pth` file; read as data only, no code in it is run.
         config: of the architecture that is expected.
+        rescoring: take the rescoring net that an mmpose checkpoint has beside its network.
+        edges: whose order of the skeleton's edges a file of a rescoring net alone has, `reference` or `mmpose`.
 
     Returns:
         A model of `build_dekr`, `build_rescoring_net` or `build_backbone`.
@@ -47,6 +50,14 @@ def import_checkpoint(path: str | Path, config: Config) -> keras.Model:
         InputError: the file is no checkpoint, or a tensor is missing, left over, or of another shape.
     """
     tensors = read_state_dict(path)
+    try:
+        if is_mmpose(tensors):
+            network, net = to_reference(tensors, config.schema)
+            tensors = net if net and rescoring else network
+        elif "l1.weight" in tensors and edges == "mmpose":
+            tensors = reorder_features(tensors, config.schema)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if "l1.weight" in tensors:
         model, entries = build_rescoring_net(count_features(config.schema)), rescoring_entries()
     else:
@@ -94,37 +105,20 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a `.pth` file by name, out of any wrapper and without `module.` prefixes.
 
     Raises:
-        InputError: PyTorch is not installed, or the file holds anything but tensors.
+        InputError: the file cannot be read, or holds anything but tensors.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError("reading a .pth file needs PyTorch: pip install 'dekr-tf[torch]'") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
-    except Exception as error:  # A damaged file makes the unpickler fail in every way there is.
-        blocked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if blocked:
-            raise InputError(f"{path}: only tensors and plain values are read. Received: {blocked[1]}") from error
-        raise InputError(f"{path} is not a PyTorch checkpoint, or it is damaged ({type(error).__name__})") from error
-    # PyTorch does not look at the checksums.
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-        if wrong:
-            raise InputError(f"{path} is damaged: expected the content that its checksums tell of. Received: {wrong}")
+    content = read_checkpoint(path)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: expected a state_dict of tensors. Received: {type(content).__name__}")
-    return {
-        str(name).removeprefix(PREFIX): value.detach().float().numpy()
-        for name, value in content.items()
-        if not str(name).endswith(IGNORED_SUFFIXES)
-    }
+    with np.errstate(over="ignore"):  # What is too large becomes infinite, and is refused as such.
+        return {
+            str(name).removeprefix(PREFIX): value.numpy().astype(np.float32, copy=False)
+            for name, value in content.items()
+            if not str(name).endswith(IGNORED_SUFFIXES)
+        }
 
 
 def assign_tensors(model: keras.Model, entries: Iterable[Entry], tensors: dict[str, np.ndarray], source: str) -> None:

@@ -211,7 +211,7 @@ class TrainingConfig(Settings):
     #: and at what these read, with batch statistics of those cells. It saves half of a small network's step, except on
     #: the JAX backend, which wants arrays of fixed size.
     offset_cells: Literal["dense", "supervised"] = "dense"
-    #: Backbone weights to start from, written by `dekr import`.
+    #: Backbone weights to start from: a file of `dekr import`, or a name that `dekr weights` lists.
     backbone_weights: Path | None = None
     #: Or a trained model to start from, also one of another skeleton: the backbone whole, the heads keypoint by
     #: keypoint.

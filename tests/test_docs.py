@@ -32,6 +32,8 @@ SMALL = {
 #: What marks a command that is parsed but not run, and why.
 NOT_RUN = {
     "camera:0": "there is no camera",
+    "weights get": "it downloads; see tests/cli/test_weights.py",
+    "dekr_w": "public weights are not there",
     ".pth": "checkpoints are imported in tests/converters",
     "configs/": "the networks of the recipes are large",
     "data synthetic": "it draws a thousand images; see tests/cli/test_data.py",

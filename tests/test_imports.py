@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dekr_tf"
 FOUNDATION = {
     "coco_format",
+    "download",
     "errors",
     "files",
     "json_values",
@@ -27,6 +28,7 @@ FOUNDATION = {
     "opencv",
     "processors",
     "video",
+    "weights",
 }
 #: What each room may import besides itself and the foundation.
 ALLOWED = {

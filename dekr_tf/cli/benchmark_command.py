@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import exists
+from dekr_tf.weights import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name}: expected {least} or more. Received: {value}")
+    arguments.models = [str(resolve(model, "network")) for model in arguments.models]
     for model in arguments.models:
         if not exists(model):
             raise InputError(f"no such model: {model}")

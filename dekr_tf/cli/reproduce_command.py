@@ -10,9 +10,9 @@
 Tables 1 and 3 need nothing but the code. The figures beside ours are those of the printed paper; where one is only on
 the authors' page, the second line of the output says so.
 
-The weights are the files that the authors publish, as .pth (which needs the torch tier), or imported under the same
-name as .keras (networks) and .npz (rescoring nets). A .keras file brings its own settings, so a network of another size
-runs too. Those of the ablation are not published; train them with the configs of their names.
+The weights are the files that the authors publish, as .pth, or imported under the same name as .keras (networks) and
+.npz (rescoring nets). A .keras file brings its own settings, so a network of another size runs too. Those of the
+ablation are not published; train them with the configs of their names.
 
 Rows whose files are all there are run; for the others, the missing files are listed, and where to get them. Accuracy is
 in percent; "-" stands for a figure of people who are not in the images. COCO's test-dev (Table 4) is not measured here,

@@ -15,6 +15,7 @@ from dekr_tf.files import exists, is_folder
 from dekr_tf.inference.sparse_head import SparseOffsetMap
 from dekr_tf.processors import available_processors
 from dekr_tf.sidecar import sidecar_path
+from dekr_tf.weights import resolve
 
 #: Name of the offset head's weights (`models.pose_model.fold_offset_head`) that go with a model that ends at the maps:
 #: inside a folder or a file that carries them.
@@ -179,7 +180,7 @@ def head_path(model: str | Path) -> Path:
 
 def model_files(model: str | Path) -> list[Path]:
     """The files that a model consists of, whether they are there or not: of a SavedModel, all that is in the folder."""
-    path = Path(model)
+    path = Path(resolve(model, "network"))
     return [path, sidecar_path(path), head_path(path), *path.rglob("*")]
 
 

@@ -54,8 +54,8 @@ class PoseDetector:
     smaller than that, so that the network's input stays within `NETWORK_PIXELS` or four squares of the short side.
 
     Args:
-        model: path of a model file, a Keras model, or a runtime (see `runtimes.Runtime`, and `open_runtime`). A
-            Keras model's weights are taken as they are now.
+        model: path of a model file, a name that `dekr weights` lists, a Keras model, or a runtime (see
+            `runtimes.Runtime`, and `open_runtime`). A Keras model's weights are taken as they are now.
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
@@ -65,7 +65,7 @@ class PoseDetector:
         threads: of the engine, where it lets them be chosen (LiteRT, ONNX Runtime); by default the processors that this
             process may use. Those of TensorFlow are fixed for the whole process once it runs, so they are left to your
             program and `tf.config.threading`.
-        rescore: a rescoring net or the path of one, whose predicted OKS multiplies the pose scores.
+        rescore: a rescoring net, the path or the name of one, whose predicted OKS multiplies the pose scores.
         scales: multi-scale test (paper section 4.1): look at the photo at so many times `input_size`, and merge what is
             found.
         match: move keypoints to the closest peaks of the heatmaps (`matching.match_keypoints`).

@@ -14,6 +14,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_output
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.poses import Poses
+from dekr_tf.weights import resolve
 
 VERSION = 1
 #: No person counts as smaller than this, so that keypoints in one place have features too. Pixels.
@@ -137,13 +138,13 @@ def open_rescoring_net(source: str | Path | RescoringNet, schema: KeypointSchema
     The features are made of the net's own edges, so the skeletons must agree in their keypoints alone.
 
     Args:
-        source: a net, or the path of one.
+        source: a net, the path of one, or a name that `dekr weights` lists.
         schema: the skeleton of the poses.
 
     Raises:
         InputError: the file cannot be read, or the net is of other keypoints.
     """
-    net = source if isinstance(source, RescoringNet) else RescoringNet.load(source)
+    net = source if isinstance(source, RescoringNet) else RescoringNet.load(resolve(source, "rescoring net"))
     if net.schema.names != schema.names:
         where = "rescoring net" if net is source else f"rescoring net {source}"
         raise InputError(

@@ -12,6 +12,7 @@ from dekr_tf.files import atomic_output, is_file
 from dekr_tf.layers.backend import check_keras_settings
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import MEMBER, Sidecar, read_sidecar, to_json, write_sidecar
+from dekr_tf.weights import resolve
 
 #: A whole model; weights alone; and weights in half precision with the sidecar inside the file, for models that ship.
 WHOLE, WEIGHTS, COMPACT = ".keras", ".weights.h5", ".weights.npz"
@@ -45,13 +46,14 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
     """Reads a DEKR and its settings.
 
     Args:
-        path: a `.keras`, `.weights.h5` or `.weights.npz` file.
+        path: a `.keras`, `.weights.h5` or `.weights.npz` file, or a name that `dekr weights` lists.
         config: settings to use instead of those in the sidecar; the architecture of a `.weights.h5` file follows it.
 
     Raises:
         InputError: the file is missing, damaged, no DEKR of ours, or does not fit the settings; or Keras' settings are
             not those that the network needs.
     """
+    path = resolve(path, "network")
     check_suffix(path)
     check_keras_settings()
     if not is_file(path):

@@ -11,6 +11,7 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.models.dekr import keypoint_channels
 from dekr_tf.models.files import load_model
+from dekr_tf.weights import resolve
 
 #: Layers of the offset head, which has channels or branches of its own for every keypoint.
 OFFSET_HEAD = "offset_"
@@ -44,11 +45,12 @@ def load_backbone(network: keras.Model, path: Path) -> None:
 
     Args:
         network: of `build_dekr`.
-        path: a `.keras` file that `dekr import` wrote for a backbone.
+        path: a `.keras` file that `dekr import` wrote for a backbone, or a name that `dekr weights` lists.
 
     Raises:
         InputError: the file cannot be read, or a layer has other weights.
     """
+    path = resolve(path, "backbone")
     try:
         backbone = keras.models.load_model(path, compile=False)
     except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from pth_writer import write_pth
 
 from converters.to_torch import to_state_dict
 from dekr_tf.cli.main import main
@@ -10,8 +11,6 @@ from dekr_tf.config import load_config
 from dekr_tf.inference.rescoring import RescoringNet
 from dekr_tf.models import build_backbone, build_dekr, load_model
 from dekr_tf.sidecar import Sidecar
-
-torch = pytest.importorskip("torch")
 
 CONFIG = """
 keypoints: {name: stick, names: [top, end], edges: [[top, end]], normalization_edges: [[top, end]]}
@@ -31,8 +30,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, tmp_path, tensors, output, *overrides):
-    content = {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
-    torch.save({"state_dict": content}, tmp_path / "checkpoint.pth")
+    write_pth(tmp_path / "checkpoint.pth", {"state_dict": tensors})
     words = [str(tmp_path / "checkpoint.pth"), "--config", str(folder / "config.yaml"), "--output", str(output)]
     return main(["import", *words, *overrides])
 

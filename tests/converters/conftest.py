@@ -17,7 +17,7 @@ def golden_tensor(name, shape):
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     if name.endswith("regular_matrix"):
-        return np.array([(-1, -1, -1, 0, 0, 0, 1, 1, 1), (-1, 0, 1, -1, 0, 1, -1, 0, 1)], np.float32)
+        return np.array([[-1, -1, -1, 0, 0, 0, 1, 1, 1], [-1, 0, 1] * 3, [1] * 9], np.float32)[: shape[0]]
     if name.endswith("running_var"):
         values = np.exp(0.2 * values)
     elif name.endswith("running_mean"):
@@ -27,11 +27,11 @@ def golden_tensor(name, shape):
             values = 0.01 * values / np.sqrt(9 * shape[1])
         else:
             values = 0.3 * values + (np.array([1, 0, 0, 1]) if len(values) == 4 else 0)
-    elif name == "head_heatmap.1.weight":
+    elif name in ("head_heatmap.1.weight", "head.heatmap_conv_layers.2.weight"):
         values = 0.02 * values / np.sqrt(shape[1])
-    elif name == "head_heatmap.1.bias":
+    elif name in ("head_heatmap.1.bias", "head.heatmap_conv_layers.2.bias"):
         values = 0.3 + 0.05 * values
-    elif name.startswith("offset_final_layer"):
+    elif name.startswith(("offset_final_layer", "head.displacement_conv_layers.3.")):
         values = 0.12 * values
     elif len(shape) > 1:
         values = values / np.sqrt(np.prod(shape[1:]))
@@ -44,7 +44,7 @@ def golden_tensor(name, shape):
 
 @pytest.fixture(scope="session")
 def manifests():
-    """The shape of every tensor in the reference's and EfficientNet-Lite0's checkpoints, by checkpoint and name."""
+    """Tensor shapes of the reference's, mmpose's and EfficientNet-Lite0's checkpoints, by checkpoint and name."""
     with gzip.open(GOLDENS / "manifests.json.gz") as file:
         content = json.load(file)
     return {model: {name: tuple(shape) for name, shape in tensors.items()} for model, tensors in content.items()}
