@@ -107,6 +107,11 @@ def inputs(tmp_path_factory):
     result = {key: person[key] for key in ("image_id", "category_id", "keypoints")} | {"score": 0.5}
     (folder / "results.json").write_text(json.dumps([result]))
     (folder / "crowdpose_train.json").write_text((folder / "train.json").read_text())
+    for image in labels["images"]:
+        image["id"] += 1000
+    for person in labels["annotations"]:
+        person["id"] += 1000
+        person["image_id"] += 1000
     (folder / "crowdpose_val.json").write_text(json.dumps(labels))
 
     data = {f"{name}_annotations": f"data/{name}.json" for name in ("train", "val")}
