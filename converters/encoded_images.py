@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dekr_tf.geometry import SIZE_MULTIPLE, round_up
 from dekr_tf.images import MAX_PIXELS
-from dekr_tf.inference.detector import NETWORK_PIXELS
+from dekr_tf.preprocessing import most_pixels
 from dekr_tf.sidecar import Sidecar
 
 #: Images of the largest batch.
@@ -234,10 +234,10 @@ def _upright(image, orientation):
 
 
 def _network_size(size, fixed, input_size):
-    """`inference.detector.bounded_network_size` of (2,) int32, and whether the image is too elongated for it."""
+    """`preprocessing.bounded_network_size` of (2,) int32, and whether the image is too elongated for it."""
     if fixed:
         return tf.constant(fixed), tf.constant(False)
-    largest = max(NETWORK_PIXELS, 4 * round_up(input_size) ** 2)
+    largest = most_pixels(input_size)
     shorts = tf.range(round_up(input_size), 0, -SIZE_MULTIPLE, dtype=tf.int64)
     sides = tf.cast(tf.maximum(size, 1), tf.float64)
     exact = tf.cast(shorts, tf.float64) / tf.reduce_min(sides) * tf.reduce_max(sides)

@@ -17,7 +17,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from converters.encoded_images import MAX_IMAGES, encoded_images, with_checked_shape
 from converters.export import keras_detector
-from converters.graphs import COARSEST_STRIDE, check_export
+from converters.graphs import check_export
 from converters.to_saved_model import save_signatures
 from converters.verify import TOLERANCES, Comparison, compare
 from dekr_tf.config import DecoderConfig
@@ -25,11 +25,12 @@ from dekr_tf.data.records import write_errors
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_outputs, write_text
+from dekr_tf.geometry import COARSEST_STRIDE
 from dekr_tf.images import MAX_PIXELS
-from dekr_tf.inference.detector import NETWORK_PIXELS
 from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet, open_rescoring_net
 from dekr_tf.models.pose_model import backbone_branches, build_pose_model
 from dekr_tf.poses import Poses
+from dekr_tf.preprocessing import most_pixels, normalization
 from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
 
 #: Where the server looks for requests to run before it takes others, inside a version's folder.
@@ -101,8 +102,7 @@ def export_serving(
         net = open_rescoring_net(options.rescore, sidecar.schema)
         options = ServingOptions(options.nms, net, options.skip_bad_images, options.max_pixels)
     exported = sidecar.model_copy(update={"artifact": artifact})
-    expected = keras_detector(model, exported)
-    expected.rescoring_net = options.rescore
+    expected = keras_detector(model, exported, rescore=options.rescore)
     with atomic_outputs(folder, folder=True) as temporary:
         _write_graph(model, exported, options, temporary)
         requests = warmup_requests(name, exported)
@@ -138,11 +138,11 @@ def _write_graph(model, sidecar, options, folder):
     """The SavedModel with its three signatures."""
     graph = build_pose_model(model, sidecar, flip=sidecar.artifact.flip)
     size = sidecar.artifact.input_sizes[0] if sidecar.artifact.input_sizes else (None, None)
-    mean, std = tf.constant(sidecar.mean), tf.constant(sidecar.std)
+    scale, shift = normalization(sidecar.mean, sidecar.std)
     checked = _input_check(size, sidecar.input_size)
 
     def normalized(image):
-        return (tf.cast(image, tf.float32) / 255.0 - mean) / std
+        return tf.cast(image, tf.float32) * scale + shift
 
     def network(image):
         outputs = graph(normalized(image), training=False)
@@ -180,7 +180,7 @@ def _input_check(size, input_size):
     if all(size):
         kind = f"1 to {MAX_IMAGES} images of {size[0]}x{size[1]}x3"
     else:
-        largest = max(NETWORK_PIXELS, 4 * input_size**2)
+        largest = most_pixels(input_size)
         kind = (
             f"1 to {MAX_IMAGES} images, sides multiples of {COARSEST_STRIDE} and at most {largest} pixels, of 3 colors"
         )
@@ -335,15 +335,15 @@ def _check(folder, requests, expected, options, photos):
 
     unscaled = []
     for photo in photos:
-        (pixels,), frame = expected.network_inputs(photo)
-        unscaled.append(cv2.warpAffine(photo, frame.transform, pixels.shape[1::-1], flags=cv2.INTER_LINEAR))
+        (pixels,), placement = expected.preprocessor(photo)
+        unscaled.append(cv2.warpAffine(photo, placement.transform, pixels.shape[1::-1], flags=cv2.INTER_LINEAR))
     right = expected if options.nms else functools.partial(_candidates, expected)
     return compare([(right(image), find(image)) for image in unscaled])
 
 
 def _candidates(detector, image):
     """What the network of a detector finds in an image of its input's size, without pose NMS."""
-    keypoints, keypoint_scores, center_scores = detector.runtime(detector.network_inputs(image)[0][0][None])
+    keypoints, keypoint_scores, center_scores = detector.runtime(detector.preprocessor(image)[0][0][None])
     found = center_scores[0] > 0
     keypoints = np.concatenate([keypoints[0, found], keypoint_scores[0, found][..., None]], axis=-1)
     poses = Poses(keypoints, keypoint_scores[0, found].mean(axis=1))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dekr_tf.errors import InputError
 from dekr_tf.files import parse_yaml, read_yaml
+from dekr_tf.geometry import COARSEST_STRIDE
 from dekr_tf.keypoints import KeypointSchema, load_schema
 
 # The limits lie far from all that makes sense, and within what float32, int32 and a computer's memory hold.
@@ -269,7 +270,7 @@ class Config(Settings):
     #: `coco`, `crowdpose`, the path of a YAML file, or a mapping that `KeypointSchema.from_dict` reads.
     keypoints: str | dict[str, Any] = "coco"
     #: Short side of the network's input in pixels; training crops are squares of it.
-    input_size: Annotated[int, Field(gt=0, le=8192, multiple_of=32)] = 512
+    input_size: Annotated[int, Field(gt=0, le=8192, multiple_of=COARSEST_STRIDE)] = 512
     model: ModelConfig = ModelConfig()
     decoder: DecoderConfig = DecoderConfig()
     data: DataConfig = DataConfig()

@@ -20,6 +20,7 @@ FOUNDATION = {
     "geometry",
     "poses",
     "config",
+    "preprocessing",
     "sidecar",
     "image_size",
     "images",

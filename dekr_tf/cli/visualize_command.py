@@ -135,7 +135,7 @@ class View:
         """(N, 2) in pixels of the photo."""
         import numpy as np
 
-        from dekr_tf.inference.decoder import OUTPUT_STRIDE
+        from dekr_tf.geometry import OUTPUT_STRIDE
 
         return self.points(np.stack([self.columns, self.rows], axis=-1) * OUTPUT_STRIDE)
 
@@ -168,7 +168,7 @@ def look(photo: "np.ndarray", detector: "PoseDetector", min_score: float) -> Vie
     from dekr_tf.inference.decoder import find_candidates, find_centers, select_poses
 
     decoder = detector.sidecar.decoder
-    (pixels,), (_, transform) = detector.network_inputs(photo)
+    (pixels,), placement = detector.preprocessor(photo)
     heatmap, offset = (maps[0] for maps in detector.runtime.maps(pixels[None]))
     rows, columns, _ = find_centers(heatmap[..., -1], max_people=decoder.max_people, threshold=decoder.center_threshold)
     candidates = find_candidates(heatmap, offset, decoder)
@@ -177,7 +177,7 @@ def look(photo: "np.ndarray", detector: "PoseDetector", min_score: float) -> Vie
     # Pose NMS leaves no two poses that are equal, so each says which candidate it is.
     same = (poses.keypoints[:, None, :, :2] == candidates[0]).all(axis=(2, 3))
     chosen = same.argmax(axis=1)
-    to_photo = geometry.invert(transform)
+    to_photo = geometry.invert(placement.transform)
     keypoints = geometry.transform_points(candidates[0][chosen], to_photo)
     return View(photo, pixels, to_photo, heatmap, rows[chosen], columns[chosen], keypoints)
 

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dekr_tf.config import DecoderConfig
+from dekr_tf.geometry import OUTPUT_STRIDE
 from dekr_tf.inference.pose_nms import pose_nms
 from dekr_tf.poses import Poses
-
-#: Input pixels per map cell.
-OUTPUT_STRIDE = 4
 
 
 def decode_maps(

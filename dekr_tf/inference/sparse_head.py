@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-GRID_Y, GRID_X = (axis.ravel() for axis in np.meshgrid((-1, 0, 1), (-1, 0, 1), indexing="ij"))
+from dekr_tf.geometry import GRID
+
+GRID_Y, GRID_X = np.array(GRID, np.intp).T
 
 
 def sparse_offsets(

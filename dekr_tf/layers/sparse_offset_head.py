@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from dekr_tf.layers.adaptive_conv import GRID
+from dekr_tf.geometry import GRID
 from dekr_tf.layers.backend import gather_rows
 
 #: Channels of a branch are padded with zeros to whole vector registers.

@@ -7,12 +7,13 @@ import numpy as np
 from keras import ops
 
 from dekr_tf.errors import InputError
+from dekr_tf.geometry import OUTPUT_STRIDE
 from dekr_tf.keypoints import warn_without_flip_pairs
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.backend import gather_rows
 from dekr_tf.layers.resize import Enlarge
 from dekr_tf.layers.sparse_offset_head import SparseOffsetHead, padded_channels
-from dekr_tf.models.dekr import OUTPUT_STRIDE, OrderKeypoints
+from dekr_tf.models.dekr import OrderKeypoints
 from dekr_tf.sidecar import Sidecar
 
 #: Layers of `build_dekr`, one for each size of branches.

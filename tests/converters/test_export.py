@@ -194,8 +194,8 @@ def test_a_flip_test_where_the_graph_ends_at_the_maps(network, export):
 def test_the_size_in_which_a_photo_is_largest_is_taken(export):
     path = export("tflite", graph="poses", input_sizes=((64, 64), (96, 64)), input_type="uint8")
     detector = PoseDetector(path)
-    assert detector.network_inputs(np.zeros((300, 200, 3), np.uint8))[1].size == (96, 64)
-    assert detector.network_inputs(np.zeros((200, 300, 3), np.uint8))[1].size == (64, 64)
+    assert detector.preprocessor(np.zeros((300, 200, 3), np.uint8))[1].size == (96, 64)
+    assert detector.preprocessor(np.zeros((200, 300, 3), np.uint8))[1].size == (64, 64)
 
 
 def test_a_tflite_file_carries_its_settings(export, tmp_path):

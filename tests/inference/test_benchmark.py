@@ -8,6 +8,7 @@ from dekr_tf.inference.artifacts import LiteRTEngine
 from dekr_tf.inference.benchmark import STAGES, compare, memory_bytes, summarize, time_stages
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.runtimes import MapDecoder
+from dekr_tf.preprocessing import Preprocessor
 from dekr_tf.sidecar import Sidecar
 
 SIDECAR = Sidecar.from_config(Config(keypoints={"name": "point", "names": ["point"]}, input_size=64))
@@ -35,23 +36,26 @@ class Slow(PoseDetector):
     """A detector whose steps take so many seconds, with one center in the middle of the first map cell."""
 
     def __init__(self, clock, log, name, seconds):
-        self._clock, self._log, self._name, self._seconds = clock, log, name, seconds
+        self._clock, self._seconds = clock, seconds
         poses = np.full((1, 1, 1, 2), 4, np.float32), np.full((1, 1, 1), 0.5, np.float32), np.ones((1, 1), np.float32)
         super().__init__(lambda images: poses, SIDECAR)
 
-    def network_inputs(self, image):
-        self._log.append(self._name)
-        self._clock.now += self._seconds[0]
-        return super().network_inputs(image)
+        class SlowPreprocessor(Preprocessor):
+            def __call__(self, image):
+                log.append(name)
+                clock.now += seconds[0]
+                return super().__call__(image)
+
+        self.preprocessor = SlowPreprocessor(SIDECAR)
 
     def run_network(self, inputs):
         assert [each.shape for each in inputs] == [(1, 64, 128, 3)]
         self._clock.now += self._seconds[1]
         return super().run_network(inputs)
 
-    def decode(self, outputs, frames):
+    def decode(self, outputs, placements):
         self._clock.now += self._seconds[2]
-        (poses,) = super().decode(outputs, frames)
+        (poses,) = super().decode(outputs, placements)
         assert len(poses) == 1
         return [poses]
 

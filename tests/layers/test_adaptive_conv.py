@@ -9,7 +9,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dekr_tf.layers.adaptive_conv import GRID, AdaptiveConv2D, _at_every_cell, _convolve, _taps, sample_and_convolve
+from dekr_tf.geometry import GRID
+from dekr_tf.layers.adaptive_conv import AdaptiveConv2D, _at_every_cell, _convolve, _taps, sample_and_convolve
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 #: Largest difference from the golden, relative to its largest value.

@@ -15,7 +15,7 @@ from converters.encoded_images import MAX_SCANS, _network_size, _placement, _rea
 from dekr_tf import geometry
 from dekr_tf.errors import InputError
 from dekr_tf.images import decode_image
-from dekr_tf.inference.detector import bounded_network_size
+from dekr_tf.preprocessing import bounded_network_size
 
 MAX_PIXELS = 300 * 400
 

@@ -83,7 +83,7 @@ def test_poses_are_those_of_the_detector(any_size_model, detector, photos):
 
 
 def test_pose_nms_has_something_to_do(detector, photos):
-    candidates = detector.runtime(detector.network_inputs(photos[0])[0][0][None])[2]
+    candidates = detector.runtime(detector.preprocessor(photos[0])[0][0][None])[2]
     assert np.count_nonzero(candidates) > len(detector(photos[0]))
 
 
@@ -238,7 +238,7 @@ def test_the_command_adds_a_model_and_other_files_stay(network, detector, photos
     assert (tmp_path / "docker-compose.yaml").read_text() == "mine"
     # Without pose NMS, all candidates are there.
     outputs = find(tf.saved_model.load(str(tmp_path / "new" / "2")), [encode(photos[0])])
-    candidates = detector.runtime(detector.network_inputs(photos[0])[0][0][None])[2]
+    candidates = detector.runtime(detector.preprocessor(photos[0])[0][0][None])[2]
     assert outputs["num_poses"][0] == np.count_nonzero(candidates)
 
 
