@@ -15,10 +15,10 @@ from converters.verify import TOLERANCES, Comparison, compare
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_outputs
-from dekr_tf.inference.artifacts import HEAD_MEMBER, head_path
 from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.inference.engines import POSES, KerasEngine
+from dekr_tf.inference.open_model import HEAD_MEMBER, head_path
 from dekr_tf.inference.rescoring import RescoringNet
-from dekr_tf.inference.runtimes import POSES, KerasRuntime
 from dekr_tf.models.pose_model import build_pose_model, fold_offset_head
 from dekr_tf.poses import Poses
 from dekr_tf.preprocessing import Preprocessor
@@ -122,8 +122,8 @@ def keras_detector(model: keras.Model, exported: Sidecar, rescore: RescoringNet 
         rescore: as for `PoseDetector`.
     """
     artifact = Artifact(graph="poses", input_sizes=exported.artifact.input_sizes)
-    runtime = KerasRuntime(build_pose_model(model, exported, flip=exported.artifact.flip), POSES)
-    return PoseDetector(runtime, exported.model_copy(update={"artifact": artifact}), rescore=rescore)
+    engine = KerasEngine(build_pose_model(model, exported, flip=exported.artifact.flip), POSES)
+    return PoseDetector(engine, exported.model_copy(update={"artifact": artifact}), rescore=rescore)
 
 
 def _detect(detector: PoseDetector, photo: np.ndarray, sizes: Sequence[tuple[int, int]]) -> Poses:

@@ -343,7 +343,7 @@ def _check(folder, requests, expected, options, photos):
 
 def _candidates(detector, image):
     """What the network of a detector finds in an image of its input's size, without pose NMS."""
-    keypoints, keypoint_scores, center_scores = detector.runtime(detector.preprocessor(image)[0][0][None])
+    keypoints, keypoint_scores, center_scores = detector.engine.run(detector.preprocessor(image)[0][0][None])
     found = center_scores[0] > 0
     keypoints = np.concatenate([keypoints[0, found], keypoint_scores[0, found][..., None]], axis=-1)
     poses = Poses(keypoints, keypoint_scores[0, found].mean(axis=1))

@@ -45,7 +45,7 @@ ALLOWED = {
     "converters": {"layers", "models", "data", "inference", "evaluation", "training"},
     "cli": {"layers", "models", "data", "inference", "evaluation", "visualization", "training", "converters"},
 }
-#: Inside functions only: the Keras runtime needs the classes of a model's layers when it loads one.
+#: Inside functions only: the Keras engine needs the classes of a model's layers when it loads one.
 ALLOWED_LATE = {"inference": {"layers", "models"}}
 #: What must load where there is no TensorFlow.
 LIGHT = ("inference", "evaluation", "visualization", "cli")

@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError(f"{option}: expected --serving beside it. Received: --output")
     from dekr_tf.files import check_outputs
     from dekr_tf.images import MAX_PIXELS, find_images, read_image
-    from dekr_tf.inference.artifacts import model_files
+    from dekr_tf.inference.open_model import model_files
 
     config = load_config(arguments.config) if arguments.config else None
     images = find_images(arguments.calibration) if arguments.calibration else []

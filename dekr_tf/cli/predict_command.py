@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.config import load_config
     from dekr_tf.files import check_outputs, exists
     from dekr_tf.images import find_images, read_image
-    from dekr_tf.inference.artifacts import model_files
     from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.inference.open_model import model_files
     from dekr_tf.video import is_video
     from dekr_tf.weights import resolve
 

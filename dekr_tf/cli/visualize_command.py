@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.config import load_config
     from dekr_tf.files import check_outputs
     from dekr_tf.images import find_images, read_image, write_image
-    from dekr_tf.inference.artifacts import model_files
     from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.inference.open_model import model_files
 
     images = find_images(arguments.images)
     drawings = drawing_paths(images, arguments.output)
@@ -169,7 +169,7 @@ def look(photo: "np.ndarray", detector: "PoseDetector", min_score: float) -> Vie
 
     decoder = detector.sidecar.decoder
     (pixels,), placement = detector.preprocessor(photo)
-    heatmap, offset = (maps[0] for maps in detector.runtime.maps(pixels[None]))
+    heatmap, offset = (maps[0] for maps in detector.engine.run(pixels[None]))
     rows, columns, _ = find_centers(heatmap[..., -1], max_people=decoder.max_people, threshold=decoder.center_threshold)
     candidates = find_candidates(heatmap, offset, decoder)
     poses = select_poses(*candidates, decoder)

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dekr_tf.inference.artifacts import LiteRTEngine, SparseMaps
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import MapDecoder
 
 #: What is timed: the detector's steps `preprocessor`, `run_network` and `decode`, and their sum.
 STAGES = "preprocess", "network", "decode", "all"
@@ -58,9 +56,7 @@ def start(
         "memory_bytes": memory_bytes() - memory,
         "people": len(poses),
     }
-    engine = detector.runtime.maps if isinstance(detector.runtime, MapDecoder) else detector.runtime
-    engine = engine.engine if isinstance(engine, SparseMaps) else engine
-    operators = engine.undelegated_operators() if isinstance(engine, LiteRTEngine) else None
+    operators = detector.engine.undelegated_operators()
     return detector, report if operators is None else {**report, "undelegated": operators}
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ import numpy as np
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.engines import Engine
 from dekr_tf.inference.matching import match_keypoints
 from dekr_tf.inference.multi_scale import View, mean_heatmaps, merge_views
+from dekr_tf.inference.open_model import open_model
 from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
-from dekr_tf.inference.runtimes import MapDecoder, MapRuntime, Runtime, open_runtime
 from dekr_tf.poses import Poses
 from dekr_tf.preprocessing import Placement, Preprocessor, check_input_size, sorted_scales
 from dekr_tf.sidecar import Sidecar
@@ -30,8 +31,8 @@ class PoseDetector:
     (`preprocessing.Preprocessor`), `run_network` runs the network, and `decode` finds the people in what it gave.
 
     Args:
-        model: path of a model file, a name that `dekr weights` lists, a Keras model, or a runtime (see
-            `runtimes.Runtime`, and `open_runtime`). A Keras model's weights are taken as they are now.
+        model: path of a model file, a name that `dekr weights` lists, a Keras model, an engine or a
+            function as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now.
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
@@ -51,13 +52,13 @@ class PoseDetector:
     Raises:
         InputError: the model cannot be read, its settings are missing, `input_size`, a scale or `nms_threshold` is not
             positive, a scale is too small (`preprocessing.check_smallest_map`), `input_size` or scales are given of a
-            model that takes fixed sizes, `flip`, other scales than 1 or `match` is asked of a runtime that gives
+            model that takes fixed sizes, `flip`, other scales than 1 or `match` is asked of an engine that gives
             poses, or the rescoring net cannot be read or is of another skeleton.
     """
 
     def __init__(
         self,
-        model: "str | Path | keras.Model | Runtime | MapRuntime",
+        model: "str | Path | keras.Model | Engine | Callable",
         sidecar: Sidecar | None = None,
         *,
         config: Config | None = None,
@@ -75,7 +76,7 @@ class PoseDetector:
         if nms_threshold is not None and not (math.isfinite(nms_threshold) and nms_threshold > 0):
             raise InputError(f"NMS threshold: expected a positive number. Received: {nms_threshold}")
         self.match = match
-        self.runtime, self.sidecar = open_runtime(
+        self.engine, self.sidecar = open_model(
             model,
             sidecar,
             config,
@@ -139,8 +140,7 @@ class PoseDetector:
         Returns:
             For each scale, what `decode` takes.
         """
-        run = self.runtime.maps_of if isinstance(self.runtime, MapDecoder) else self.runtime
-        return [run(images) for images in inputs]
+        return [self.engine.run(images) for images in inputs]
 
     def decode(self, outputs: Sequence[tuple[np.ndarray, ...]], placements: Sequence[Placement]) -> list[Poses]:
         """Finds the people in what the network gave, the last step, in NumPy.
@@ -152,8 +152,7 @@ class PoseDetector:
         Returns:
             Poses of each photo, in its pixels.
         """
-        if isinstance(self.runtime, MapDecoder):
-            outputs = [self.runtime.candidates(*maps) for maps in outputs]
+        outputs = [self.engine.candidates(each) for each in outputs]
         poses = []
         for placement, *by_scale in zip(placements, *(zip(*arrays, strict=True) for arrays in outputs), strict=True):
             views = [View(scale, *arrays) for scale, arrays in zip(self.preprocessor.scales, by_scale, strict=True)]

@@ -20,7 +20,7 @@ def sparse_offsets(
     Args:
         features: (h, w, C) float32 that enter the head's branches.
         rows, columns: (N,) cells of the map.
-        weights: of `models.pose_model.fold_offset_head`; an opened `.npz` file will do.
+        weights: of `models.folding.fold_offset_head`; an opened `.npz` file will do.
 
     Returns:
         (N, 2 K): x and y of (cell minus keypoint) in map pixels.
@@ -46,7 +46,7 @@ class SparseOffsetMap:
 
     Args:
         features: (h, w, C) float32 that enter the head's branches.
-        weights: of `models.pose_model.fold_offset_head`.
+        weights: of `models.folding.fold_offset_head`.
     """
 
     dtype = np.dtype(np.float32)

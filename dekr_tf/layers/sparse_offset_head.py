@@ -25,7 +25,7 @@ def padded_channels(channels: int) -> int:
 class SparseOffsetHead(keras.layers.Layer):
     """The blocks and the last convolution of G branches of one size, at chosen cells.
 
-    Nothing but gathers of rows, matrix products and arithmetic of at most four axes, for runtimes that have little
+    Nothing but gathers of rows, matrix products and arithmetic of at most four axes, for engines that have little
     more. The work grows 45 times with each block, so this is for the paper's two.
 
     Args:
@@ -68,7 +68,7 @@ class SparseOffsetHead(keras.layers.Layer):
         """Takes the weights of the built layer.
 
         Args:
-            weights: as `models.pose_model.fold_offset_head` gives them for one size of branches: `kernel{i}`
+            weights: as `models.folding.fold_offset_head` gives them for one size of branches: `kernel{i}`
                 (G, 9, c, c), `bias{i}` (G, c), `offset_kernel{i}` (G, 9, c, 6), `offset_bias{i}` (G, 6) for each
                 block, `final_kernel` (G, c, F) and `final_bias` (G, F), with c <= C channels.
         """

@@ -12,7 +12,8 @@ import pytest
 
 from dekr_tf.cli import main as command_line
 from dekr_tf.config import Config
-from dekr_tf.inference.runtimes import MapDecoder
+from dekr_tf.inference.candidates import MapDecoder
+from dekr_tf.inference.engines import FunctionEngine
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.video import VideoReader, write_video
 
@@ -48,11 +49,11 @@ FRAMES = [made_frame(4, 28), made_frame(5, 27), made_frame(6), made_frame(7, 26)
 def predict(tmp_path, monkeypatch, capfd):
     """Runs `dekr predict` in a folder with a video of `FRAMES`; returns exit code, output and errors."""
 
-    def open_runtime(model, sidecar, config, *, flip, **options):
+    def open_model(model, sidecar, config, *, flip, **options):
         sidecar = Sidecar.from_config(Config(keypoints=SKELETON, input_size=64))
-        return MapDecoder(bright_columns, sidecar, flip), sidecar
+        return MapDecoder(FunctionEngine(bright_columns), sidecar, flip), sidecar
 
-    monkeypatch.setattr("dekr_tf.inference.detector.open_runtime", open_runtime)
+    monkeypatch.setattr("dekr_tf.inference.detector.open_model", open_model)
     monkeypatch.setattr(command_line, "VERBS", ("predict",))
     monkeypatch.chdir(tmp_path)
     with write_video("clip.avi", (64, 128), 20.0) as add:

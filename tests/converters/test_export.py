@@ -23,7 +23,7 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.inference.decoder import select_poses
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import POSES
+from dekr_tf.inference.engines import POSES
 from dekr_tf.models import build_dekr
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dekr_tf.config import Config
-from dekr_tf.inference.artifacts import LiteRTEngine
 from dekr_tf.inference.benchmark import STAGES, compare, memory_bytes, summarize, time_stages
+from dekr_tf.inference.candidates import MapDecoder
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import MapDecoder
+from dekr_tf.inference.engines import FunctionEngine, LiteRTEngine
 from dekr_tf.preprocessing import Preprocessor
 from dekr_tf.sidecar import Sidecar
 
@@ -72,10 +72,10 @@ def test_detectors_take_turns_and_each_step_has_its_time(monkeypatch):
 def test_finding_people_in_maps_counts_as_decoding(monkeypatch):
     clock = Clock(monkeypatch)
     maps = np.zeros((1, 16, 32, 2), np.float32), np.zeros((1, 16, 32, 2), np.float32)
-    runtime = MapDecoder(clock.takes(3, maps), SIDECAR)
-    candidates = runtime.candidates
-    runtime.candidates = lambda *maps: clock.takes(2, candidates(*maps))()
-    np.testing.assert_array_equal(time_stages([PoseDetector(runtime, SIDECAR)], PHOTO, 1), [[[0, 3000, 2000, 5000]]])
+    engine = MapDecoder(FunctionEngine(clock.takes(3, maps)), SIDECAR)
+    candidates = engine.candidates
+    engine.candidates = lambda maps: clock.takes(2, candidates(maps))()
+    np.testing.assert_array_equal(time_stages([PoseDetector(engine, SIDECAR)], PHOTO, 1), [[[0, 3000, 2000, 5000]]])
 
 
 def test_medians_and_percentiles():

@@ -266,11 +266,11 @@ def test_settings_that_do_not_fit(options, message):
 
 
 @pytest.mark.parametrize("options", [{"scales": (0.5, 1)}, {"match": True}])
-def test_a_runtime_of_poses_gives_no_heatmaps(options):
+def test_an_engine_of_poses_gives_no_heatmaps(options):
     def engine(images):
         raise AssertionError
 
-    with pytest.raises(InputError, match="expected a network that gives heatmaps, for several scales or matching"):
+    with pytest.raises(InputError, match="expected an engine that gives heatmaps, for several scales or matching"):
         PoseDetector(engine, POINT, **options)
 
 

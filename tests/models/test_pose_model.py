@@ -13,7 +13,7 @@ from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.inference.decoder import average_heatmaps, find_candidates, find_centers, mirror_input
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import POSES
+from dekr_tf.inference.engines import POSES
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.models.pose_model import FindCenters, build_pose_model
 from dekr_tf.sidecar import Sidecar

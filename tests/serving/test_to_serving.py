@@ -26,7 +26,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.images import MAX_PIXELS
 from dekr_tf.inference import decoder
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import POSES, KerasRuntime
+from dekr_tf.inference.engines import POSES, KerasEngine
 from dekr_tf.models import save_model
 from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.poses import Poses
@@ -83,7 +83,7 @@ def test_poses_are_those_of_the_detector(any_size_model, detector, photos):
 
 
 def test_pose_nms_has_something_to_do(detector, photos):
-    candidates = detector.runtime(detector.preprocessor(photos[0])[0][0][None])[2]
+    candidates = detector.engine.run(detector.preprocessor(photos[0])[0][0][None])[2]
     assert np.count_nonzero(candidates) > len(detector(photos[0]))
 
 
@@ -99,8 +99,8 @@ def test_what_is_found_does_not_depend_on_the_company(any_size_model, photos):
 def test_flip_test_rescoring_and_one_size_are_those_of_the_detector(fixed_size_model, network, rescoring_net, photos):
     model, sidecar = network
     artifact = Artifact(graph="poses", input_sizes=((64, 96),))
-    runtime = KerasRuntime(build_pose_model(model, sidecar, flip=True), POSES)
-    detector = PoseDetector(runtime, sidecar.model_copy(update={"artifact": artifact}), rescore=rescoring_net)
+    engine = KerasEngine(build_pose_model(model, sidecar, flip=True), POSES)
+    detector = PoseDetector(engine, sidecar.model_copy(update={"artifact": artifact}), rescore=rescoring_net)
     # The third is made smaller by three, to the pixel; the fourth is no image.
     outputs = find(fixed_size_model, [encode(photos[0]), encode(photos[2]), b"no image", encode(photos[1][:, :96])])
     for index, photo in ((0, photos[0]), (1, photos[2]), (3, photos[1][:, :96])):
@@ -238,7 +238,7 @@ def test_the_command_adds_a_model_and_other_files_stay(network, detector, photos
     assert (tmp_path / "docker-compose.yaml").read_text() == "mine"
     # Without pose NMS, all candidates are there.
     outputs = find(tf.saved_model.load(str(tmp_path / "new" / "2")), [encode(photos[0])])
-    candidates = detector.runtime(detector.preprocessor(photos[0])[0][0][None])[2]
+    candidates = detector.engine.run(detector.preprocessor(photos[0])[0][0][None])[2]
     assert outputs["num_poses"][0] == np.count_nonzero(candidates)
 
 
