@@ -36,7 +36,8 @@ from dekr_tf.config import Config
 from dekr_tf.inference.sparse_head import sparse_offsets
 from dekr_tf.layers.sparse_offset_head import padded_channels
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.models.pose_model import build_pose_model, fold_offset_head
+from dekr_tf.models.folding import fold_offset_head
+from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.sidecar import Sidecar
 
 PEOPLE, SIZE = 30, (512, 832)

@@ -144,7 +144,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     taken = ", ".join(f"{height}x{width}" for height, width in sizes) or "any size"
     if arguments.serving:
-        from converters.to_serving import ServingOptions, docker_command, export_serving
+        from converters.serving_files import docker_command
+        from converters.serving_graph import ServingOptions
+        from converters.to_serving import export_serving
 
         max_pixels = MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels
         options = ServingOptions(arguments.nms, arguments.rescore, arguments.skip_bad_images, max_pixels)

@@ -28,7 +28,7 @@ from dekr_tf.weights import resolve
 if TYPE_CHECKING:
     import keras
 
-#: Name of the offset head's weights (`models.pose_model.fold_offset_head`) that go with a model that ends at the maps:
+#: Name of the offset head's weights (`models.folding.fold_offset_head`) that go with a model that ends at the maps:
 #: inside a folder or a file that carries them.
 HEAD_MEMBER = "offset_head.npz"
 

@@ -15,9 +15,8 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from converters import export as export_module
-from converters import to_tflite
-from converters.export import drawn_photos, export_model, keras_detector
+from converters import to_tflite, verify
+from converters.export import SUFFIXES, drawn_photos, export_model, keras_detector
 from converters.verify import TOLERANCES, Comparison, Tolerance, compare
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -73,7 +72,7 @@ def exporter(network, tmp_path_factory):
     def make(form, *, calibrate=False, **artifact):
         key = json.dumps([form, artifact])
         if key not in made:
-            path = tmp_path_factory.mktemp("export") / ("model" + export_module.SUFFIXES[form])
+            path = tmp_path_factory.mktemp("export") / ("model" + SUFFIXES[form])
             export_model(*network, path, form, Artifact(**artifact), PHOTOS, calibrate=calibrate)
             made[key] = path
         return made[key]
@@ -110,7 +109,7 @@ def convert_once():
 @pytest.fixture
 def any_difference(monkeypatch):
     """Random weights are no measure of what eight bits do to trained ones."""
-    monkeypatch.setattr(export_module, "TOLERANCES", dict.fromkeys(TOLERANCES, Tolerance(1e3, 1e3, 1.0)))
+    monkeypatch.setattr(verify, "TOLERANCES", dict.fromkeys(TOLERANCES, Tolerance(1e3, 1e3, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -381,7 +380,7 @@ def test_weights_that_are_not_numbers(tmp_path):
 
 
 def test_a_difference_that_is_too_large_leaves_nothing(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "TOLERANCES", {"float16": Tolerance(0.0, 0.0, 0.0)})
+    monkeypatch.setattr(verify, "TOLERANCES", {"float16": Tolerance(0.0, 0.0, 0.0)})
     artifact = Artifact(graph="maps", input_sizes=((64, 64),), precision="float16")
     with pytest.raises(InputError, match=r"m.tflite would differ too much .* Received: \d+ people in 2 images"):
         export_model(*network, tmp_path / "m.tflite", "tflite", artifact, PHOTOS, calibrate=False)

@@ -11,7 +11,7 @@ from dekr_tf.config import Config
 from dekr_tf.inference.sparse_head import sparse_offsets
 from dekr_tf.layers.sparse_offset_head import SparseOffsetHead, padded_channels
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.models.pose_model import branches_of_size, fold_offset_head
+from dekr_tf.models.folding import branches_of_size, fold_offset_head
 
 TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
 TOLERANCE = 1e-4

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from local_server import LocalServer
 
-from converters.to_serving import ServingOptions, export_serving
+from converters.serving_graph import ServingOptions
+from converters.to_serving import export_serving
 from dekr_tf.config import Config
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.inference.rescoring import RescoringNet, count_features

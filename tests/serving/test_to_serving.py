@@ -12,14 +12,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from converters.encoded_images import MAX_IMAGES
-from converters.to_serving import (
-    ServingOptions,
-    _final_poses,
-    docker_command,
-    export_serving,
-    predict_oks,
-    select_poses,
-)
+from converters.serving_files import docker_command
+from converters.serving_graph import ServingOptions, final_poses, predict_oks, select_poses
+from converters.to_serving import export_serving
 from dekr_tf.cli.main import main
 from dekr_tf.config import DecoderConfig
 from dekr_tf.errors import InputError
@@ -312,7 +307,7 @@ def pose_nms_graph():
         "center_scores": tf.TensorSpec((None, 30)),
     }
     return tf.function(
-        lambda candidates: _final_poses(select_poses(candidates, DecoderConfig()), None),
+        lambda candidates: final_poses(select_poses(candidates, DecoderConfig()), None),
         input_signature=[specification],
         autograph=False,
     )
