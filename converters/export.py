@@ -14,7 +14,7 @@ from converters.to_saved_model import write_saved_model
 from converters.verify import Comparison, check_agreement, compare
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_outputs
+from dekr_tf.files.outputs import atomic_outputs
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.engines import POSES, KerasEngine
 from dekr_tf.inference.open_model import HEAD_MEMBER, head_path

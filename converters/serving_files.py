@@ -9,7 +9,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from converters.encoded_images import MAX_IMAGES
 from dekr_tf.errors import InputError
-from dekr_tf.files import write_text
+from dekr_tf.files.outputs import write_text
 
 #: Where it looks for how to batch a model, with --enable_per_model_batching_parameters.
 BATCHING_FILE = "batching_params.pbtxt"

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from converters.encoded_images import MAX_IMAGES, encoded_images, with_checked_shape
 from dekr_tf.config import DecoderConfig
+from dekr_tf.files.images import MAX_PIXELS
 from dekr_tf.geometry import COARSEST_STRIDE
-from dekr_tf.images import MAX_PIXELS
 from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet
 from dekr_tf.models.folding import backbone_branches
 from dekr_tf.models.pose_model import build_pose_model

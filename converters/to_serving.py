@@ -21,9 +21,9 @@ from converters.verify import Comparison, check_agreement, compare
 from dekr_tf.data.records import write_errors
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_outputs
+from dekr_tf.files.images import MAX_PIXELS
+from dekr_tf.files.outputs import atomic_outputs
 from dekr_tf.geometry import COARSEST_STRIDE
-from dekr_tf.images import MAX_PIXELS
 from dekr_tf.inference.rescoring import open_rescoring_net
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar

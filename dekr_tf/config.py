@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import parse_yaml, read_yaml
+from dekr_tf.files.inputs import parse_yaml, read_yaml
 from dekr_tf.geometry import COARSEST_STRIDE
 from dekr_tf.keypoints import KeypointSchema, load_schema
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dekr_tf import geometry
 from dekr_tf.errors import InputError
-from dekr_tf.images import read_image
+from dekr_tf.files.images import read_image
 from dekr_tf.sidecar import Sidecar
 
 #: The network's input may always hold this many pixels, and four squares of the short side where that is more.

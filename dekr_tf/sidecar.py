@@ -10,7 +10,8 @@ from pydantic import model_validator
 
 from dekr_tf.config import Config, DecoderConfig, ModelConfig, PositiveInt, Settings, parse_settings
 from dekr_tf.errors import InputError
-from dekr_tf.files import exists, is_folder, read_json, write_text
+from dekr_tf.files.inputs import exists, is_folder, read_json
+from dekr_tf.files.outputs import write_text
 from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 1

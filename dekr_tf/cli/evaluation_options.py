@@ -9,7 +9,7 @@ from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
-    from dekr_tf.coco_format import ImageLabels
+    from dekr_tf.files.coco_format import ImageLabels
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
 

@@ -113,8 +113,8 @@ def run(arguments: argparse.Namespace) -> None:
     for option, given in served.items():
         if given and not arguments.serving:
             raise InputError(f"{option}: expected --serving beside it. Received: --output")
-    from dekr_tf.files import check_outputs
-    from dekr_tf.images import MAX_PIXELS, find_images, read_image
+    from dekr_tf.files.images import MAX_PIXELS, find_images, read_image
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.inference.open_model import model_files
 
     config = load_config(arguments.config) if arguments.config else None

@@ -76,7 +76,7 @@ def report_people(
     """
     from tqdm import tqdm
 
-    from dekr_tf.images import read_image, write_image
+    from dekr_tf.files.images import read_image, write_image
     from dekr_tf.visualization.drawing import draw_poses
 
     found, refused = {}, []
@@ -118,8 +118,8 @@ def write_people(
     Raises:
         InputError: the file cannot be written, or a table is asked for of poses of another skeleton.
     """
-    from dekr_tf.coco_format import poses_to_results
-    from dekr_tf.files import atomic_output, write_text
+    from dekr_tf.files.coco_format import poses_to_results
+    from dekr_tf.files.outputs import atomic_output, write_text
     from dekr_tf.poses import check_skeleton
 
     if output_format(output) == ".json":

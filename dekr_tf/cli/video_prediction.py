@@ -18,10 +18,10 @@ from dekr_tf.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from dekr_tf.files.video import VideoReader
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
     from dekr_tf.poses import Poses
-    from dekr_tf.video import VideoReader
 
 #: Adds a frame: its number, seconds, the people, and their numbers, 0 of those who are not followed.
 AddFrame = Callable[[int, float, "Poses", "np.ndarray | None"], None]
@@ -46,9 +46,9 @@ def predict_video(
     import numpy as np
     from tqdm import tqdm
 
-    from dekr_tf.files import check_outputs
+    from dekr_tf.files.outputs import check_outputs
+    from dekr_tf.files.video import CODECS, VideoReader, is_camera, write_video
     from dekr_tf.inference.tracking import PoseTracker
-    from dekr_tf.video import CODECS, VideoReader, is_camera, write_video
     from dekr_tf.visualization.drawing import draw_poses
 
     if len(arguments.images) > 1:
@@ -110,7 +110,7 @@ def predict_video(
 
 @contextlib.contextmanager
 def _open_text(path: Path) -> Iterator:
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files.outputs import atomic_output
 
     with atomic_output(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         yield file
@@ -136,7 +136,7 @@ def _interrupt_ends() -> Iterator[threading.Event]:
 @contextlib.contextmanager
 def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
     """A JSON mapping, of which every frame is written when it is there."""
-    from dekr_tf.coco_format import poses_to_results
+    from dekr_tf.files.coco_format import poses_to_results
 
     head = {
         "source": video.source,
@@ -163,7 +163,7 @@ def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterat
 @contextlib.contextmanager
 def _csv_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
     """A table with a row for each person in each frame."""
-    from dekr_tf.coco_format import poses_to_results
+    from dekr_tf.files.coco_format import poses_to_results
 
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["frame", "time", "track_id", "score", *keypoint_columns(schema)])

@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
             not.
     """
     from dekr_tf.config import load_config
-    from dekr_tf.files import check_outputs
-    from dekr_tf.images import find_images, read_image, write_image
+    from dekr_tf.files.images import find_images, read_image, write_image
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.inference.open_model import model_files
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import write_text
+from dekr_tf.files.outputs import write_text
 from dekr_tf.keypoints import COCO
 
 MIN_SIDE = 64

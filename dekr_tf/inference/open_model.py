@@ -9,7 +9,7 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.files import exists, is_folder
+from dekr_tf.files.inputs import exists, is_folder
 from dekr_tf.inference.candidates import MapDecoder
 from dekr_tf.inference.engines import (
     FEATURES,

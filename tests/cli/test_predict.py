@@ -12,7 +12,7 @@ import pytest
 from dekr_tf.cli import main as command_line
 from dekr_tf.cli.photos import drawing_paths, image_names
 from dekr_tf.config import Config
-from dekr_tf.images import decode_image
+from dekr_tf.files.images import decode_image
 from dekr_tf.inference.candidates import MapDecoder
 from dekr_tf.inference.engines import FunctionEngine
 from dekr_tf.sidecar import Sidecar
@@ -151,7 +151,7 @@ def test_photos_are_decoded_once(predict, monkeypatch):
         decoded.append(source)
         return decode_image(data, source, **options)
 
-    monkeypatch.setattr("dekr_tf.images.decode_image", decode)
+    monkeypatch.setattr("dekr_tf.files.images.decode_image", decode)
     assert predict(".", "--draw", "drawn")[0] == 0
     assert decoded == ["000000000785.jpg", "street.png"]
 

@@ -12,10 +12,10 @@ import pytest
 
 from dekr_tf.cli import main as command_line
 from dekr_tf.config import Config
+from dekr_tf.files.video import VideoReader, write_video
 from dekr_tf.inference.candidates import MapDecoder
 from dekr_tf.inference.engines import FunctionEngine
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.video import VideoReader, write_video
 
 SKELETON = {"name": "pair", "names": ["head", "foot"], "edges": [["head", "foot"]], "oks_sigmas": [0.1, 0.1]}
 
@@ -202,7 +202,7 @@ class SlowReader(VideoReader):
 
 
 def test_video_of_a_camera_is_as_fast_as_life(predict, tmp_path, monkeypatch):
-    monkeypatch.setattr("dekr_tf.video.VideoReader", SlowReader)
+    monkeypatch.setattr("dekr_tf.files.video.VideoReader", SlowReader)
     code, _, errors = predict("camera:0", "--draw", ".")
     assert (code, errors) == (0, "dekr predict: warning: camera:0 ends early, after 3 frames\n")
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from converters.to_serving import export_serving
 from dekr_tf.cli.main import main
 from dekr_tf.config import DecoderConfig
 from dekr_tf.errors import InputError
-from dekr_tf.images import MAX_PIXELS
+from dekr_tf.files.images import MAX_PIXELS
 from dekr_tf.inference import decoder
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.engines import POSES, KerasEngine

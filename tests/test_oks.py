@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.cocoeval import COCOeval
 
-from dekr_tf.evaluation.oks import object_keypoint_similarity
 from dekr_tf.keypoints import COCO, CROWDPOSE
+from dekr_tf.oks import object_keypoint_similarity
 
 
 def test_a_hand_computed_table():

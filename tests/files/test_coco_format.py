@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import box_around, poses_to_results, read_labels
 from dekr_tf.errors import InputError
+from dekr_tf.files.coco_format import box_around, poses_to_results, read_labels
 from dekr_tf.keypoints import COCO, KeypointSchema
 from dekr_tf.poses import Poses
 
