@@ -84,16 +84,24 @@ def select_poses(
         Those that remain; where they are too many, which takes several scales, the ones with the highest mean heat
         value.
     """
-    found = center_scores != 0
-    found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)
-    keypoints, keypoint_scores = keypoints[found], keypoint_scores[found]
-    heat = keypoint_scores.mean(axis=1) / center_scores[found]
-    threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
-    kept = pose_nms(keypoints, heat, distance=config.nms_distance, min_keypoints=threshold)
-    if len(kept) > config.max_people:
-        kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
+    kept = kept_candidates(keypoints, keypoint_scores, center_scores, config)
     keypoints, keypoint_scores = keypoints[kept], keypoint_scores[kept]
     return Poses(np.concatenate([keypoints, keypoint_scores[..., None]], axis=-1), keypoint_scores.mean(axis=1))
+
+
+def kept_candidates(
+    keypoints: np.ndarray, keypoint_scores: np.ndarray, center_scores: np.ndarray, config: DecoderConfig
+) -> np.ndarray:
+    """The indices (M,) of the candidates that `select_poses` keeps, in its order; arguments as there."""
+    found = center_scores != 0
+    found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)
+    (indices,) = np.nonzero(found)
+    heat = keypoint_scores[indices].mean(axis=1) / center_scores[indices]
+    threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
+    kept = pose_nms(keypoints[indices], heat, distance=config.nms_distance, min_keypoints=threshold)
+    if len(kept) > config.max_people:
+        kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
+    return indices[kept]
 
 
 def find_centers(
