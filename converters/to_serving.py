@@ -20,12 +20,14 @@ from converters.export import keras_detector
 from converters.graphs import COARSEST_STRIDE, check_export
 from converters.to_saved_model import save_signatures
 from converters.verify import TOLERANCES, Comparison, compare
+from dekr_tf.coco_format import AREA_PER_BOX
 from dekr_tf.config import DecoderConfig
 from dekr_tf.data.records import write_errors
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.errors import InputError
 from dekr_tf.files import atomic_outputs, write_text
 from dekr_tf.images import MAX_PIXELS
+from dekr_tf.inference.decoder import discount_scores
 from dekr_tf.inference.detector import NETWORK_PIXELS
 from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet, open_rescoring_net
 from dekr_tf.models.pose_model import backbone_branches, build_pose_model
@@ -146,7 +148,12 @@ def _write_graph(model, sidecar, options, folder):
 
     def network(image):
         outputs = graph(normalized(image), training=False)
-        return select_poses(outputs, sidecar.decoder) if options.nms else outputs
+        if options.nms:
+            outputs = select_poses(outputs, sidecar.decoder)
+        if sidecar.decoder.keypoint_error:
+            similarity = expected_similarity(outputs["keypoints"], sidecar)
+            outputs["keypoint_scores"] *= similarity
+        return outputs
 
     find = encoded_images(
         network, sidecar, max_pixels=options.max_pixels, max_images=MAX_IMAGES, skip_bad=options.skip_bad_images
@@ -250,6 +257,14 @@ def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> 
     }
 
 
+def expected_similarity(keypoints: tf.Tensor, sidecar: Sidecar) -> tf.Tensor:
+    """`oks.expected_similarity` in the graph: of poses (..., K, 2) in pixels of the network's input, (..., K)."""
+    extents = tf.reduce_max(keypoints, axis=-2) - tf.reduce_min(keypoints, axis=-2)
+    falloffs = np.square(2 * np.array(sidecar.schema.oks_sigmas, np.float32))
+    variances = AREA_PER_BOX * tf.reduce_prod(extents, axis=-1)[..., None] * falloffs
+    return variances / (variances + sidecar.decoder.keypoint_error**2)
+
+
 def predict_oks(keypoints: tf.Tensor, net: RescoringNet) -> tf.Tensor:
     """`RescoringNet.predict_oks` in the graph: of poses (..., K, 3), the OKS (...) to expect."""
 
@@ -347,6 +362,7 @@ def _candidates(detector, image):
     found = center_scores[0] > 0
     keypoints = np.concatenate([keypoints[0, found], keypoint_scores[0, found][..., None]], axis=-1)
     poses = Poses(keypoints, keypoint_scores[0, found].mean(axis=1))
+    poses = discount_scores(poses, detector.decoder, detector.sidecar.schema.oks_sigmas)
     return detector.rescoring_net.rescore(poses) if detector.rescoring_net else poses
 
 

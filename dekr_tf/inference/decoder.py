@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dekr_tf.config import DecoderConfig
+from dekr_tf.evaluation.oks import expected_similarity
 from dekr_tf.inference.pose_nms import pose_nms
 from dekr_tf.poses import Poses
 
@@ -96,6 +97,21 @@ def select_poses(
         kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
     keypoints, keypoint_scores = keypoints[kept], keypoint_scores[kept]
     return Poses(np.concatenate([keypoints, keypoint_scores[..., None]], axis=-1), keypoint_scores.mean(axis=1))
+
+
+def discount_scores(poses: Poses, config: DecoderConfig, oks_sigmas: Sequence[float]) -> Poses:
+    """Multiplies keypoint scores by the similarity that `config.keypoint_error` leaves to expect; 0 changes nothing.
+
+    Args:
+        poses: in pixels of the network's input.
+        config: of the model.
+        oks_sigmas: K falloffs of the skeleton.
+    """
+    if not config.keypoint_error:
+        return poses
+    keypoints = poses.keypoints.copy()
+    keypoints[..., 2] *= expected_similarity(keypoints, config.keypoint_error, oks_sigmas)
+    return Poses(keypoints, keypoints[..., 2].mean(axis=1))
 
 
 def find_centers(
