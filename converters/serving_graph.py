@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from converters.encoded_images import MAX_IMAGES, encoded_images, with_checked_shape
 from dekr_tf.config import DecoderConfig
+from dekr_tf.files.coco_format import AREA_PER_BOX
 from dekr_tf.files.images import MAX_PIXELS
 from dekr_tf.geometry import COARSEST_STRIDE
 from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet
@@ -61,7 +62,12 @@ def serving_signatures(
 
     def network(image):
         outputs = graph(normalized(image), training=False)
-        return select_poses(outputs, sidecar.decoder) if options.nms else outputs
+        if options.nms:
+            outputs = select_poses(outputs, sidecar.decoder)
+        if sidecar.decoder.keypoint_error:
+            similarity = expected_similarity(outputs["keypoints"], sidecar)
+            outputs["keypoint_scores"] *= similarity
+        return outputs
 
     find = encoded_images(
         network, sidecar, max_pixels=options.max_pixels, max_images=MAX_IMAGES, skip_bad=options.skip_bad_images
@@ -163,6 +169,14 @@ def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> 
         )
         for name, values in candidates.items()
     }
+
+
+def expected_similarity(keypoints: tf.Tensor, sidecar: Sidecar) -> tf.Tensor:
+    """`oks.expected_similarity` in the graph: of poses (..., K, 2) in pixels of the network's input, (..., K)."""
+    extents = tf.reduce_max(keypoints, axis=-2) - tf.reduce_min(keypoints, axis=-2)
+    falloffs = np.square(2 * np.array(sidecar.schema.oks_sigmas, np.float32))
+    variances = AREA_PER_BOX * tf.reduce_prod(extents, axis=-1)[..., None] * falloffs
+    return variances / (variances + sidecar.decoder.keypoint_error**2)
 
 
 def predict_oks(keypoints: tf.Tensor, net: RescoringNet) -> tf.Tensor:

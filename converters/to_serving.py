@@ -24,6 +24,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.files.images import MAX_PIXELS
 from dekr_tf.files.outputs import atomic_outputs
 from dekr_tf.geometry import COARSEST_STRIDE
+from dekr_tf.inference.decoder import discount_scores
 from dekr_tf.inference.rescoring import open_rescoring_net
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
@@ -156,4 +157,5 @@ def _candidates(detector, image):
     found = center_scores[0] > 0
     keypoints = np.concatenate([keypoints[0, found], keypoint_scores[0, found][..., None]], axis=-1)
     poses = Poses(keypoints, keypoint_scores[0, found].mean(axis=1))
+    poses = discount_scores(poses, detector.decoder, detector.sidecar.schema.oks_sigmas)
     return detector.rescoring_net.rescore(poses) if detector.rescoring_net else poses

@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_none_refused(refused, images)
 
 
-def _activation(seen: Inspection, model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
+def _activation(seen: "Inspection", model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
     from dekr_tf.models.inspection import activated_positions
     from dekr_tf.visualization.overlays import draw_activation
 
@@ -118,7 +118,7 @@ def _activation(seen: Inspection, model: "keras.Model", sidecar: "Sidecar", keyp
     return draw_activation(seen.photo, seen.centers, seen.keypoints[:, keypoint], activated)
 
 
-def _saliency(seen: Inspection, model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
+def _saliency(seen: "Inspection", model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
     from dekr_tf.models.inspection import saliency
     from dekr_tf.visualization.overlays import draw_saliency
 
@@ -126,7 +126,7 @@ def _saliency(seen: Inspection, model: "keras.Model", sidecar: "Sidecar", keypoi
     return draw_saliency(seen.photo, seen.warped(lengths, 1), seen.centers, seen.keypoints[:, keypoint])
 
 
-def _heatmap(seen: Inspection, model: "keras.Model", sidecar: "Sidecar", keypoint: int | None) -> "np.ndarray":
+def _heatmap(seen: "Inspection", model: "keras.Model", sidecar: "Sidecar", keypoint: int | None) -> "np.ndarray":
     from dekr_tf.visualization.overlays import draw_heatmaps
 
     schema = sidecar.schema

@@ -10,6 +10,7 @@ import numpy as np
 from dekr_tf.config import DecoderConfig
 from dekr_tf.geometry import OUTPUT_STRIDE
 from dekr_tf.inference.pose_nms import pose_nms
+from dekr_tf.oks import expected_similarity
 from dekr_tf.poses import Poses
 
 
@@ -102,6 +103,21 @@ def kept_candidates(
     if len(kept) > config.max_people:
         kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
     return indices[kept]
+
+
+def discount_scores(poses: Poses, config: DecoderConfig, oks_sigmas: Sequence[float]) -> Poses:
+    """Multiplies keypoint scores by the similarity that `config.keypoint_error` leaves to expect; 0 changes nothing.
+
+    Args:
+        poses: in pixels of the network's input.
+        config: of the model.
+        oks_sigmas: K falloffs of the skeleton.
+    """
+    if not config.keypoint_error:
+        return poses
+    keypoints = poses.keypoints.copy()
+    keypoints[..., 2] *= expected_similarity(keypoints, config.keypoint_error, oks_sigmas)
+    return Poses(keypoints, keypoints[..., 2].mean(axis=1))
 
 
 def find_centers(

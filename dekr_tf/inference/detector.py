@@ -10,7 +10,7 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.inference.decoder import select_poses
+from dekr_tf.inference.decoder import discount_scores, select_poses
 from dekr_tf.inference.engines import Engine
 from dekr_tf.inference.matching import match_keypoints
 from dekr_tf.inference.multi_scale import View, mean_heatmaps, merge_views
@@ -165,7 +165,9 @@ class PoseDetector:
     def _select(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
         """The people in one photo, of what was found at each scale, in pixels of the network's input at scale 1."""
         poses = select_poses(*merge_views(views, size, self.decoder.multi_scale_damping), self.decoder)
-        if not self.match:
-            return poses
-        heatmaps = mean_heatmaps(views, size)
-        return match_keypoints(poses, heatmaps, max_peaks=self.decoder.max_people, border=self.decoder.match_border)
+        if self.match:
+            heatmaps = mean_heatmaps(views, size)
+            poses = match_keypoints(
+                poses, heatmaps, max_peaks=self.decoder.max_people, border=self.decoder.match_border
+            )
+        return discount_scores(poses, self.decoder, self.sidecar.schema.oks_sigmas)

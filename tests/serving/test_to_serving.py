@@ -13,19 +13,21 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from converters.encoded_images import MAX_IMAGES
 from converters.serving_files import docker_command
-from converters.serving_graph import ServingOptions, final_poses, predict_oks, select_poses
+from converters.serving_graph import ServingOptions, expected_similarity, final_poses, predict_oks, select_poses
 from converters.to_serving import export_serving
+from dekr_tf import oks
 from dekr_tf.cli.main import main
-from dekr_tf.config import DecoderConfig
+from dekr_tf.config import Config, DecoderConfig
 from dekr_tf.errors import InputError
 from dekr_tf.files.images import MAX_PIXELS
 from dekr_tf.inference import decoder
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.engines import POSES, KerasEngine
+from dekr_tf.keypoints import COCO
 from dekr_tf.models import save_model
 from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.poses import Poses
-from dekr_tf.sidecar import Artifact, read_sidecar
+from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +330,15 @@ def test_pose_nms_is_that_of_numpy(pose_nms_graph, seed, found, spread):
         actual = poses_of(outputs, index)
         np.testing.assert_array_equal(actual.keypoints, expected.keypoints)
         np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([0.0, 1.0, 300.0]))
+def test_expected_similarity_is_that_of_numpy(seed, size):
+    keypoints = np.random.default_rng(seed).uniform(0, size, (2, 5, 17, 2)).astype(np.float32)
+    sidecar = Sidecar.from_config(Config(decoder={"keypoint_error": 7}))
+    actual = expected_similarity(tf.constant(keypoints), sidecar)
+    expected = [oks.expected_similarity(each, 7, COCO.oks_sigmas) for each in keypoints]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([0.0, 1e-3, 1.0, 300.0]))
