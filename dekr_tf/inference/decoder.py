@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dekr_tf.config import DecoderConfig
-from dekr_tf.geometry import OUTPUT_STRIDE
+from dekr_tf.geometry import CENTER_NMS_SIDES, OUTPUT_STRIDE
 from dekr_tf.inference.pose_nms import pose_nms
 from dekr_tf.oks import expected_similarity
 from dekr_tf.poses import Poses
@@ -137,7 +137,7 @@ def find_centers(
     """
     center_map = np.ascontiguousarray(center_map)
     mean_side = sum(center_map.shape) / 2
-    radius = 3 if mean_side > 300 else 2 if mean_side > 200 else 1
+    radius = 1 + sum(mean_side > side for side in CENTER_NMS_SIDES)
     highest = (center_map == _max_pool(center_map, radius)) & (center_map > threshold)
     rows, columns = np.nonzero(highest)
     order = np.argsort(-center_map[rows, columns], kind="stable")[:max_people]

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from dekr_tf.geometry import CENTER_NMS_SIDES
+
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class FindCenters(keras.layers.Layer):
@@ -57,8 +59,8 @@ def _pool(center_map):
     """The highest value around each cell of (B, h, w, 1): of 3x3 cells, more on large maps."""
     _, height, width, _ = ops.shape(center_map)
     pooled = _highest_of_nine(center_map)
-    for sides in (400, 600):
-        larger = height + width > sides
+    for side in CENTER_NMS_SIDES:
+        larger = height + width > 2 * side
         if isinstance(larger, bool):
             pooled = _highest_of_nine(pooled) if larger else pooled
         else:

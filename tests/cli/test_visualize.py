@@ -4,7 +4,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from networks import tiny_hrnet
 
 from dekr_tf.cli import main as command_line
 from dekr_tf.config import Config
@@ -12,16 +12,10 @@ from dekr_tf.models import build_dekr, save_model
 from dekr_tf.sidecar import Sidecar
 
 HANDS = {"name": "hands", "names": ["head", "left_hand", "right_hand"], "flip_pairs": [["left_hand", "right_hand"]]}
-TINY = {"width": 2, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1}
+TINY = tiny_hrnet(2)
 IDENTITY = (1, 0, 0, 1, 0, 0)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def uncompiled():
-    """Runs the layers as they are written: compiling them takes seconds for every size."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly_in_module")
 
 
 @pytest.fixture(scope="module")

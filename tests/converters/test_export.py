@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from networks import tiny_hrnet
 
 from converters import to_tflite, verify
 from converters.export import SUFFIXES, drawn_photos, export_model, keras_detector
@@ -30,7 +31,7 @@ from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path
 ROOT = Path(__file__).parents[2]
 OLD_RUNTIME = ROOT / ".venv" / "tflite-runtime" / "bin" / "python"
 
-TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -16,19 +17,13 @@ from dekr_tf.models.dekr import build_dekr
 from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.sidecar import Sidecar
 
-TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 #: Pixels, scores.
 COORDINATES, SCORES = 1e-3, 1e-5
 
-
-@pytest.fixture(autouse=True, scope="module")
-def uncompiled():
-    """Runs the dense layers as they are written: compiling them takes seconds for every size."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly_in_module")
 
 
 @pytest.fixture

@@ -23,14 +23,6 @@ PEOPLE = {
 }
 
 
-@pytest.fixture
-def eagerly():
-    """Runs the arithmetic as it is written: compiling it takes seconds for every shape."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def build(**head):
     """The heads without a backbone, whose taps are spread and leave the map here and there."""
     image = keras.Input((SIZE, SIZE, 2))
