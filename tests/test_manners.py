@@ -59,6 +59,8 @@ for name in names:
 print(json.dumps([names, before, state()]))
 """
 
+pytestmark = pytest.mark.slow
+
 
 def test_importing_everything_switches_nothing():
     run = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -24,6 +24,8 @@ TINY = tiny_hrnet(2)
 HEADS = {"coco": {"blocks": 1}, "crowdpose": {"block": "plain", "blocks": 1}}
 NOT_RUN = "not run"
 
+pytestmark = pytest.mark.slow
+
 
 def tiny_config(keypoints):
     return Config(keypoints=keypoints, input_size=64, model={**TINY, "offset_head": HEADS[keypoints]})

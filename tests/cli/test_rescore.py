@@ -16,6 +16,8 @@ from dekr_tf.models import build_dekr, save_model
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.rescoring_samples import RescoringSamples
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -15,7 +15,7 @@ HANDS = {"name": "hands", "names": ["head", "left_hand", "right_hand"], "flip_pa
 TINY = tiny_hrnet(2)
 IDENTITY = (1, 0, 0, 1, 0, 0)
 
-pytestmark = pytest.mark.usefixtures("eagerly_in_module")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 @pytest.fixture(scope="module")

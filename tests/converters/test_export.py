@@ -40,6 +40,8 @@ COORDINATES, SCORES = 2e-3, 1e-5
 
 PHOTOS = drawn_photos(2)
 
+pytestmark = pytest.mark.slow
+
 
 def build(backbone=TINY):
     """A network with random weights that finds people of odd shapes everywhere, and its sidecar."""

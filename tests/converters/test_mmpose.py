@@ -25,6 +25,8 @@ STRIDE = 19
 #: Largest difference relative to the largest value of the map.
 TOLERANCE = 2e-5
 
+pytestmark = pytest.mark.slow
+
 
 def to_old_names(tensors):
     """What mmpose before version 1 would have saved of a checkpoint of version 1."""

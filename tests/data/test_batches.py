@@ -21,6 +21,8 @@ from dekr_tf.errors import InputError
 from dekr_tf.files.images import open_images
 from dekr_tf.keypoints import COCO
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):

@@ -20,6 +20,8 @@ from dekr_tf.keypoints import COCO
 
 PLAIN = {"rotation": 0, "scale": (1, 1), "translation": 0, "flip": 0}
 
+pytestmark = pytest.mark.slow
+
 
 def make_config(batch_size=2, augmentation=None, repeat=1, **targets):
     values = {

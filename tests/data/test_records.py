@@ -16,6 +16,8 @@ from dekr_tf.errors import InputError
 from dekr_tf.files.images import open_images
 from dekr_tf.keypoints import COCO, CROWDPOSE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):

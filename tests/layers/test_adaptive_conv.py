@@ -17,6 +17,8 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 TOLERANCE = 1e-5
 IDENTITY = (1, 0, 0, 1)
 
+pytestmark = pytest.mark.slow
+
 
 def values_and_gradients(x, offsets, kernel, upstream):
     """The output, and the gradients of the sum of `upstream` times it for x, offsets and kernel."""

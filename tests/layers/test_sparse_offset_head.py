@@ -16,7 +16,7 @@ from dekr_tf.models.folding import branches_of_size, fold_offset_head
 TINY = tiny_hrnet(4)
 TOLERANCE = 1e-4
 
-pytestmark = pytest.mark.usefixtures("eagerly_in_module")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 class Heads:

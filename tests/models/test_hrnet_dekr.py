@@ -30,6 +30,8 @@ FAMILIES = {
     "dilated": ({"block": "plain", "dilation": 5, "branches": "single", "channels": 32, "blocks": 1}, [17]),
 }
 
+pytestmark = pytest.mark.slow
+
 
 def build(keypoints="coco", image_size=(None, None), **head):
     config = Config(keypoints=keypoints, model={**TINY, "offset_head": head})

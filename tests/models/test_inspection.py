@@ -18,7 +18,7 @@ IMAGE = np.zeros((64, 96, 3), np.float32)
 IDENTITY = (1, 0, 0, 1, 0, 0)
 GRID = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)])
 
-pytestmark = pytest.mark.usefixtures("eagerly_in_module")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 def network(**head):

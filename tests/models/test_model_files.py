@@ -15,6 +15,8 @@ TINY = tiny_hrnet(8)
 CONFIG = Config(keypoints=STICK, model=TINY)
 SIDECAR = Sidecar.from_config(CONFIG)
 
+pytestmark = pytest.mark.slow
+
 
 def build_random(config):
     model = build_dekr(config.model, config.schema)

@@ -23,7 +23,7 @@ ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "r
 #: Pixels, scores.
 COORDINATES, SCORES = 1e-3, 1e-5
 
-pytestmark = pytest.mark.usefixtures("eagerly_in_module")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ PEOPLE = {
     "everywhere": [[(0, 0, SIZE)], [(0, 0, SIZE)]],
 }
 
+pytestmark = pytest.mark.slow
+
 
 def build(**head):
     """The heads without a backbone, whose taps are spread and leave the map here and there."""

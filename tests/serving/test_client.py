@@ -27,6 +27,8 @@ from dekr_tf.serving.client import Client, ServingError, read_answer, read_outpu
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["grpc", "http"])
 def url(request, any_size_server):

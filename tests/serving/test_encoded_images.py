@@ -19,6 +19,8 @@ from dekr_tf.preprocessing import bounded_network_size
 
 MAX_PIXELS = 300 * 400
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def read():

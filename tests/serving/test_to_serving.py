@@ -29,6 +29,8 @@ from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def any_size_model(any_size):

@@ -12,6 +12,8 @@ from dekr_tf.training.initial_weights import load_initial_weights
 
 TINY = tiny_hrnet(8)
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(names, **head):
     keypoints = {"name": "toy", "names": list(names), "flip_pairs": []}

@@ -20,6 +20,8 @@ from dekr_tf.training.trainer import _check_folder, _settings_of_the_run, _warn_
 
 TINY = tiny_hrnet(8)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
