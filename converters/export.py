@@ -1,4 +1,8 @@
-"""From a Keras model to a checked file or folder for another engine."""
+"""From a Keras model to a checked file or folder for another engine.
+
+`graphs` builds the network that is exported, `to_tflite`, `to_onnx` and `to_saved_model` write it, and `verify`
+compares what was written with the Keras model; `to_serving` does all of it for TensorFlow Serving.
+"""
 
 import io
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ Candidates may also come from a network that finds them itself, or from several 
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -14,12 +15,25 @@ from dekr_tf.oks import expected_similarity
 from dekr_tf.poses import Poses
 
 
+class OffsetMap(Protocol):
+    """An offset map (h, w, 2 K), grid minus keypoint in map pixels, x and y in turn: an array, or what acts as one.
+
+    `sparse_head.SparseOffsetMap` computes the cells that are asked for and no others.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, cells: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """The offsets (N, 2 K) of cells, by rows (N,) and columns (N,)."""
+
+
 def decode_maps(
     heatmap: np.ndarray,
-    offset: np.ndarray,
+    offset: OffsetMap,
     config: DecoderConfig,
     *,
-    mirrored: tuple[np.ndarray, np.ndarray] | None = None,
+    mirrored: tuple[np.ndarray, OffsetMap] | None = None,
     flip_indices: Sequence[int] | None = None,
 ) -> Poses:
     """Decodes the maps of one image: `find_candidates`, then `select_poses`.
@@ -33,10 +47,10 @@ def decode_maps(
 
 def find_candidates(
     heatmap: np.ndarray,
-    offset: np.ndarray,
+    offset: OffsetMap,
     config: DecoderConfig,
     *,
-    mirrored: tuple[np.ndarray, np.ndarray] | None = None,
+    mirrored: tuple[np.ndarray, OffsetMap] | None = None,
     flip_indices: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The candidate poses in the maps of one image, with or without those of its mirrored copy (flip test).
@@ -145,7 +159,7 @@ def find_centers(
     return rows, columns, center_map[rows, columns]
 
 
-def regress_keypoints(offset: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def regress_keypoints(offset: OffsetMap, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The keypoints that the given cells point to.
 
     Args:

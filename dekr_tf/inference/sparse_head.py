@@ -1,4 +1,7 @@
-"""The offset head at a few cells, in NumPy, for networks that end at the heatmap and the head's input."""
+"""The sparse head in NumPy, which runs behind a network that ends at the heatmap and the offset head's features.
+
+`layers.sparse_offset_head` is the same inside a network that ends at the poses.
+"""
 
 from collections.abc import Mapping
 

@@ -1,8 +1,11 @@
-"""The branches of the offset head, evaluated at a few cells only, with the result that they have there on whole maps.
+"""The sparse head of the pose model: the offset head at the centers only, with the result of the dense head there.
 
-Two adaptive convolutions see a finite surrounding of a cell, though a different one for each cell. A block at a cell
-needs the features before it on the 3x3 cells around (they say where the nine taps lie) and on the 2x2 cells around
-each tap. Those are again outputs of a block, or the features that enter the head.
+It runs inside the network that ends at the poses (`models.pose_model`); for one that ends at the maps,
+`inference.sparse_head` does the same in NumPy behind it.
+
+Two adaptive convolutions have a finite receptive field around a cell, though a different one for each cell. A block at
+a cell needs the features before it on the 3x3 cells around (they say where the nine taps lie) and on the 2x2 cells
+around each tap. Those are again outputs of a block, or the features that enter the head.
 """
 
 import keras
