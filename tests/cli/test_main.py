@@ -177,6 +177,7 @@ sys.exit(command_line.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "backend", "verb", "expected"),
     [
