@@ -34,7 +34,7 @@ class DekrTraining(keras.Model):
         targets: how to draw target maps.
         mean: of the RGB values in 0..1 that normalization subtracts.
         std: that it divides by.
-        recompute: whether training computes what is inside a module of the network again for the gradient.
+        gradient_checkpointing: whether the backward pass recomputes the activations inside backbone modules.
         offset_cells: where training evaluates the offset head: `dense`, on the whole map, or `supervised`, at the cells
             that have targets (`models.supervised_offsets`).
     """
@@ -48,7 +48,7 @@ class DekrTraining(keras.Model):
         targets: TargetConfig | None = None,
         mean: Sequence[float] = NORMALIZATION["hrnet"][0],
         std: Sequence[float] = NORMALIZATION["hrnet"][1],
-        recompute: bool = False,
+        gradient_checkpointing: bool = False,
         offset_cells: str = "dense",
         **kwargs,
     ):
@@ -60,12 +60,12 @@ class DekrTraining(keras.Model):
         self.targets = targets or TargetConfig()
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.recompute = recompute
+        self.gradient_checkpointing = gradient_checkpointing
         self.offset_cells = offset_cells
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
         self.offset_mean = keras.metrics.Mean(name="offset_loss")
         # A function and not a model: Keras would save the layers under the name of whatever model it finds first.
-        self._forward_in_training = recomputing(network) if recompute else None
+        self._forward_in_training = recomputing(network) if gradient_checkpointing else None
         self._supervised_offsets = SupervisedOffsets(network) if offset_cells == "supervised" else None
         self.built = True
 
@@ -127,7 +127,7 @@ class DekrTraining(keras.Model):
             "targets": self.targets.model_dump(mode="json"),
             "mean": self.mean,
             "std": self.std,
-            "recompute": self.recompute,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "offset_cells": self.offset_cells,
         }
 

@@ -35,7 +35,7 @@ def test_recomputing_changes_nothing():
     results = []
     for recompute in (False, True):
         network.set_weights(before)
-        model = DekrTraining(network, 1.0, 1.0, recompute=recompute)
+        model = DekrTraining(network, 1.0, 1.0, gradient_checkpointing=recompute)
         # The update is the gradient.
         model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
         losses = model.train_on_batch(images, maps, return_dict=True)
@@ -51,5 +51,5 @@ def test_recomputing_changes_nothing():
 def test_a_network_without_modules():
     image = keras.Input((8, 8, 3))
     network = keras.Model(image, keras.layers.Conv2D(2, 1)(image), name="plain")
-    with pytest.raises(InputError, match=r"training.recompute: expected an HRNet as backbone. Received: plain"):
-        DekrTraining(network, recompute=True)
+    with pytest.raises(InputError, match=r"gradient_checkpointing: expected an HRNet as backbone. Received: plain"):
+        DekrTraining(network, gradient_checkpointing=True)
