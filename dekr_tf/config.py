@@ -24,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 #: Former names of settings and their present ones, for the error that an old config gets.
 RENAMED = {
+    "model.units": "model.blocks",
     "training.accumulation": "training.accumulation_steps",
     "training.recompute": "training.gradient_checkpointing",
 }
@@ -69,7 +70,7 @@ class ModelConfig(Settings):
     #: HRNet: modules in stages 2, 3 and 4; fewer make a smaller network.
     modules: tuple[Count, Count, Count] = (1, 4, 3)
     #: HRNet: residual blocks per branch of a module.
-    units: Count = 4
+    blocks: Count = 4
     #: EfficientNet: channels of the feature pyramid.
     pyramid_channels: Channels = 64
     #: Channels of the heatmap head. Default: HRNet's width, or half of `pyramid_channels`.
@@ -84,7 +85,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_belong_to_the_backbone(self):
-        hrnet = {"width", "stem_channels", "stage1_channels", "bottlenecks", "modules", "units"}
+        hrnet = {"width", "stem_channels", "stage1_channels", "bottlenecks", "modules", "blocks"}
         foreign = {"pyramid_channels"} if self.backbone == "hrnet" else hrnet
         changed = [name for name in sorted(foreign) if getattr(self, name) != type(self).model_fields[name].default]
         if changed:

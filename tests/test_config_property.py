@@ -30,7 +30,14 @@ SKELETON = {"name": "three", "names": ["left", "right", "top"], "flip_pairs": [[
 BASE = {
     "keypoints": SKELETON,
     "input_size": 32,
-    "model": {"width": 4, "stem_channels": 4, "stage1_channels": 4, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1},
+    "model": {
+        "width": 4,
+        "stem_channels": 4,
+        "stage1_channels": 4,
+        "bottlenecks": 1,
+        "modules": [1, 1, 1],
+        "blocks": 1,
+    },
     "data": {},
 }
 NUMBERS = st.sampled_from([1, 2, 3, 32, 0.05, 0.5])

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def test_recomputing_changes_nothing():
     config = Config(
         keypoints={"name": "two", "names": ["left", "right"]},
-        model={"width": 2, "bottlenecks": 1, "modules": (1, 2, 1), "units": 1, "offset_head": {"block": "plain"}},
+        model={"width": 2, "bottlenecks": 1, "modules": (1, 2, 1), "blocks": 1, "offset_head": {"block": "plain"}},
     )
     network = build_dekr(config.model, config.schema)
     parts = segments(network)
