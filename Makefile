@@ -1,4 +1,4 @@
-# make demo, test, lint: each sets up .venv first if it has to. make PYTHON=python3.12 chooses the interpreter of a new
+# make demo, test, lint, docs: each sets up .venv first if it has to. make PYTHON=python3.12 chooses the interpreter of a new
 # .venv; make clean removes what make has made.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
-.PHONY: test test-fast lint demo fuzz clean
+.PHONY: test test-fast lint docs demo fuzz clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -26,6 +26,11 @@ test-fast: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# A link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+	@echo "The site is in site/; $(BIN)/mkdocs serve shows it."
 
 demo: $(STAMP)
 	$(BIN)/dekr data synthetic --output demo/data
@@ -43,7 +48,7 @@ fuzz: $(STAMP)
 	$(BIN)/python fuzz/fuzz_checkpoints.py $(FUZZ_SECONDS)
 
 clean:
-	rm -rf .venv demo build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo site build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.py pyproject.toml constraints.txt

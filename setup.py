@@ -22,6 +22,7 @@ TRAIN = [
     "tensorboard>=2.20",
 ]
 CLIENT = ["grpcio>=1.64", "protobuf>=5.28", "urllib3>=2.2"]
+DOCS = ["mkdocs-material>=9.6,<10"]
 EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -61,11 +62,14 @@ setup(
         "torch": ["torch>=2.6"],
         # Another backend of Keras to train on.
         "jax": ["jax>=0.5"],
+        # The site of `make docs`.
+        "docs": DOCS,
         "dev": [
             *TRAIN,
             *TENSORFLOW_CPU,
             *EXPORT,
             *CLIENT,
+            *DOCS,
             "hypothesis>=6.100",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -198,8 +198,8 @@ def sums_of(model):
 
 def test_tensorflow_finds_no_convolution_to_fuse_with_an_addition(network):
     _, subtracted, fusible = sums_of(build_pose_model(*network))
-    # One for each block of stages 2 to 4, one for each convolution from a finer to a coarser branch in their fusions, and
-    # one each for stage 1 and the heatmap head.
+    # One for each block of stages 2 to 4, one for each convolution from a finer to a coarser branch in their fusions,
+    # and one each for stage 1 and the heatmap head.
     assert len(subtracted) == (2 + 3 + 4) + (1 + 3 + 6) + 2
     assert not fusible
 
