@@ -34,7 +34,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["dekr_tf*", "converters*"]),
-    # What a device needs: decoding in NumPy and the LiteRT runtime, no TensorFlow.
+    # For a device: decoding in NumPy and the LiteRT runtime, no TensorFlow.
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.9",
@@ -42,23 +42,23 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.66",
         'ai-edge-litert>=2.1; platform_machine != "armv7l"',
-        # 32-bit Raspberry Pi: the last runtime made for it, which needs the old NumPy.
+        # 32-bit Raspberry Pi: the last runtime built for it, which needs NumPy 1.
         'tflite-runtime>=2.14; platform_machine == "armv7l"',
         'numpy<2; platform_machine == "armv7l"',
     ],
     extras_require={
-        # `tensorflow` runs on a CPU, and on a GPU whose CUDA libraries are installed.
+        # `tensorflow` runs on a CPU, or on a GPU if the CUDA libraries are installed.
         "train": [*TRAIN, "tensorflow>=2.20"],
         "train-cpu": [*TRAIN, *TENSORFLOW_CPU],
         "train-gpu": [*TRAIN, "tensorflow[and-cuda]>=2.20"],
         "export": EXPORT,
-        # What asks a served model, without TensorFlow.
+        # The client of a served model, without TensorFlow.
         "client": CLIENT,
-        # TensorFlow Serving's messages, which need TensorFlow. They are made for the package `tensorflow`: beside
-        # `tensorflow-cpu`, install them without what they ask for, as the Makefile does.
+        # TensorFlow Serving's messages. They depend on the package `tensorflow`: to use them with `tensorflow-cpu`,
+        # install them without their dependencies, as the Makefile does.
         "serving": [*CLIENT, "tensorflow-serving-api>=2.20"],
-        # For writing the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
-        # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
+        # For writing the reference's checkpoints. Not part of `dev`, because PyPI's build for Linux has gigabytes of
+        # CUDA libraries; the Makefile installs a build without them. Without PyTorch, tests skip what needs it.
         "torch": ["torch>=2.6"],
         # Another backend of Keras to train on.
         "jax": ["jax>=0.5"],
@@ -70,6 +70,7 @@ setup(
             *EXPORT,
             *CLIENT,
             *DOCS,
+            "codespell>=2.4",
             "hypothesis>=6.100",
             "pytest>=8",
             "pytest-xdist>=3.6",

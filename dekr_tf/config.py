@@ -128,7 +128,7 @@ class AugmentationConfig(Settings):
     rotation: Annotated[float, Field(ge=0, le=180)] = 30.0
     #: Minimum and maximum side of the square crop, as multiples of the photo's short side.
     scale: tuple[Zoom, Zoom] = (0.75, 1.5)
-    #: Maximum shift in either direction, in pixels if the photo's short side is 200; for other photos, in proportion.
+    #: Maximum shift in either direction, in 1/200 of the crop's side.
     translation: Annotated[float, Field(ge=0, le=1000)] = 40.0
     #: Probability of a horizontal flip.
     flip: Fraction = 0.5
@@ -288,7 +288,7 @@ class TrainingConfig(Settings):
     def _one_source_of_weights(self):
         if self.backbone_weights is not None and self.initial_weights is not None:
             raise ValueError(
-                "training.backbone_weights and training.initial_weights exclude each other. Received: both"
+                "training.backbone_weights cannot be combined with training.initial_weights, which brings a backbone"
             )
         return self
 

@@ -10,6 +10,7 @@ from dekr_tf.cli.main import build_parser, main
 from dekr_tf.config import RENAMED, Config, load_config
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import COCO, CROWDPOSE
+from dekr_tf.weights import WEIGHTS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 #: The paper's two networks on its two data sets, and its ablations.
@@ -46,9 +47,8 @@ def test_every_config_loads_says_how_it_is_run_and_repeats_no_default(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_of_the_paper_is_the_reference_s(path):
     # IMAGES_PER_GPU of the reference's yaml and the number of GPUs in its README, by the network's width.
-    images, gpus, file = {32: (10, 4, "hrnet_w32-36af842e.pth"), 48: (5, 8, "hrnet_w48-8ef0771d.pth")}[
-        load_config(path).model.width
-    ]
+    width = load_config(path).model.width
+    images, gpus, file = {32: (10, 4, "hrnet_w32-36af842e.pth"), 48: (5, 8, "hrnet_w48-8ef0771d.pth")}[width]
     header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
     (override,) = re.findall(r"training\.accumulation_steps=\d+", header)
     config = load_config(path, [override])
@@ -59,11 +59,12 @@ def test_a_recipe_of_the_paper_is_the_reference_s(path):
     crowdpose = config.schema is CROWDPOSE
     assert settings.epochs == (300 if crowdpose else 140)
     assert settings.learning_rate_drops == ((200, 260) if crowdpose else (90, 120))
-    assert f"pretrain_models/{file}\n" in header
-    assert f"dekr import {file} --config configs/{path.name} \\\n" in header
-    assert f"--output {settings.backbone_weights}\n" in header
-    assert re.search("Training picks best.keras on (the test set|val2017)", header)
-    assert "Nobody has run this training here" in header
+    backbone = f"hrnet_w{width}_imagenet"
+    assert settings.backbone_weights == Path(backbone)
+    assert WEIGHTS[backbone].url.endswith(f"/{file}")
+    assert f"dekr weights get {backbone}\n" in header
+    assert re.search("Training selects best.keras on (the test set|val2017)", header)
+    assert "We have not run this training" in header
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
