@@ -172,8 +172,7 @@ def look(photo: "np.ndarray", detector: "PoseDetector", min_score: float) -> Vie
     heatmap, offset = (maps[0] for maps in detector.runtime.maps(pixels[None]))
     rows, columns, _ = find_centers(heatmap[..., -1], max_people=decoder.max_people, threshold=decoder.center_threshold)
     candidates = find_candidates(heatmap, offset, decoder)
-    poses = select_poses(*candidates, decoder)
-    poses = poses[poses.scores >= min_score]
+    poses = select_poses(*candidates, decoder).filter(min_score)
     # Pose NMS leaves no two poses that are equal, so each says which candidate it is.
     same = (poses.keypoints[:, None, :, :2] == candidates[0]).all(axis=(2, 3))
     chosen = same.argmax(axis=1)

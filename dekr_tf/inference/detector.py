@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +25,10 @@ from dekr_tf.inference.multi_scale import (
 )
 from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
 from dekr_tf.inference.runtimes import MapDecoder, MapRuntime, Runtime, open_runtime
+from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
+from dekr_tf.video import VideoReader
 
 if TYPE_CHECKING:
     import keras
@@ -45,6 +47,20 @@ class Frame(NamedTuple):
 
     size: tuple[int, int]
     transform: np.ndarray
+
+
+class VideoFrame(NamedTuple):
+    """A frame of a video, and the people in it.
+
+    Attributes:
+        seconds: since the start of the file, or since the camera was opened.
+        image: (H, W, 3) uint8 RGB.
+        poses: in pixels of the image.
+    """
+
+    seconds: float
+    image: np.ndarray
+    poses: Poses
 
 
 class PoseDetector:
@@ -135,7 +151,7 @@ class PoseDetector:
             image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
 
         Returns:
-            Poses in pixels of the (upright) photo.
+            Poses in pixels of the (upright) photo, with the model's skeleton.
 
         Raises:
             InputError: the file cannot be read, the array is not an image, the photo is too elongated, or the network's
@@ -166,6 +182,31 @@ class PoseDetector:
             poses = self.decode(self.run_network(by_scale), [frames[index] for index in group])
             found.update(zip(group, poses, strict=True))
         return [found[index] for index in range(len(inputs))]
+
+    def stream(self, source: str | os.PathLike | VideoReader) -> Iterator[VideoFrame]:
+        """Finds the people in a video file, or in what a camera sees, frame by frame.
+
+        The source is closed after the last frame, or when the iterator is closed or garbage collected.
+
+        Args:
+            source: path of a video file, `camera:0` for the first camera, or an open reader.
+
+        Returns:
+            An iterator over the frames, each of which is read when its turn comes.
+
+        Raises:
+            InputError: there is no such file or camera, or the file is no video; later, as for a single photo.
+        """
+        return self._frames(source if isinstance(source, VideoReader) else VideoReader(source))
+
+    def _frames(self, video: VideoReader) -> Iterator[VideoFrame]:
+        with video:
+            for seconds, image in video:
+                try:
+                    poses = self(image)
+                except InputError as error:
+                    raise InputError(f"{video.source}: {error}") from error
+                yield VideoFrame(seconds, image, poses)
 
     def network_inputs(self, image: np.ndarray | str | os.PathLike) -> tuple[list[np.ndarray], Frame]:
         """The first of three steps: what the network takes of a photo.
@@ -225,7 +266,7 @@ class PoseDetector:
         poses = []
         for frame, *by_scale in zip(frames, *(zip(*arrays, strict=True) for arrays in outputs), strict=True):
             views = [View(scale, *arrays) for scale, arrays in zip(self.scales, by_scale, strict=True)]
-            poses.append(_to_photo(self._select(views, frame.size), frame.transform))
+            poses.append(_to_photo(self._select(views, frame.size), frame.transform, self.sidecar.schema))
         return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
 
     def _select(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
@@ -246,11 +287,11 @@ def _normalization_table(sidecar: Sidecar) -> np.ndarray | None:
     return values * (1 / (255 * std)) - mean / std
 
 
-def _to_photo(poses: Poses, transform: np.ndarray) -> Poses:
+def _to_photo(poses: Poses, transform: np.ndarray, schema: KeypointSchema) -> Poses:
     """Poses in pixels of the photo that `transform` (2, 3) brought to the network's input."""
     keypoints = poses.keypoints.copy()
     keypoints[..., :2] = geometry.transform_points(keypoints[..., :2], geometry.invert(transform))
-    return Poses(keypoints, poses.scores)
+    return Poses(keypoints, poses.scores, schema)
 
 
 def bounded_network_size(image_size: tuple[int, int], input_size: int) -> tuple[int, int]:
