@@ -14,10 +14,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
-.PHONY: test lint demo fuzz clean
+.PHONY: test test-fast lint demo fuzz clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# What needs no network that is built, trained, exported or served: about a minute.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

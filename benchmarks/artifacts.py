@@ -21,9 +21,9 @@ import numpy as np
 from converters.export import export_model, keras_detector
 from converters.verify import compare
 from dekr_tf.cli.arguments import image_size
-from dekr_tf.coco_format import read_labels
 from dekr_tf.evaluation.evaluator import evaluate_detector
-from dekr_tf.images import find_images, open_images, read_image
+from dekr_tf.files.coco_format import read_labels
+from dekr_tf.files.images import find_images, open_images, read_image
 from dekr_tf.inference.benchmark import time_stages
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.models import load_model

@@ -31,7 +31,6 @@ import numpy as np
 import tensorflow as tf
 from pycocotools import mask as rle
 
-from dekr_tf.coco_format import box_around
 from dekr_tf.config import Config
 from dekr_tf.data.annotations import ImageRecord, read_annotations
 from dekr_tf.data.augmentation import random_augmentation
@@ -41,7 +40,8 @@ from dekr_tf.data.records import RecordFiles, write_records
 from dekr_tf.data.samples import LabelledImages, SampleEncoder
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.data.target_maps import draw_targets
-from dekr_tf.images import decode_image
+from dekr_tf.files.coco_format import box_around
+from dekr_tf.files.images import decode_image
 from dekr_tf.processors import available_processors
 
 SIZE = (480, 640)

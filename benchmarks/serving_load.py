@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from dekr_tf.data.synthetic import draw_scene
-from dekr_tf.serving import Client, ServingError
+from dekr_tf.serving.client import Client, ServingError
 
 SIZES = (128, 128), (240, 320), (480, 640), (640, 480), (512, 512), (720, 1280)
 

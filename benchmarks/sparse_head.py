@@ -36,7 +36,8 @@ from dekr_tf.config import Config
 from dekr_tf.inference.sparse_head import sparse_offsets
 from dekr_tf.layers.sparse_offset_head import padded_channels
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.models.pose_model import build_pose_model, fold_offset_head
+from dekr_tf.models.folding import fold_offset_head
+from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.sidecar import Sidecar
 
 PEOPLE, SIZE = 30, (512, 832)
@@ -165,12 +166,12 @@ def main() -> int:
     print(f"\n{'part':38}  {'ms':>7}  {'best':>7}  {'CPU ms':>7}  {'ratio':>6}  {'CPU ratio':>9}  {'to folded':>9}")
     for name in parts:
         # int8 stands beside float32.
-        runtime = name.partition(":")[0].removesuffix(" int8")
+        engine = name.partition(":")[0].removesuffix(" int8")
         wall, cpu = (statistics.median(times[name]) for times in (walls, cpus))
         trained, trained_cpu = (
-            statistics.median(times[f"{runtime}: backbone and heatmap head"]) for times in (walls, cpus)
+            statistics.median(times[f"{engine}: backbone and heatmap head"]) for times in (walls, cpus)
         )
-        in_pose_model = statistics.median(walls[f"{runtime}: the same, folded"])
+        in_pose_model = statistics.median(walls[f"{engine}: the same, folded"])
         print(
             f"{name:38}  {wall * 1e3:7.1f}  {min(walls[name]) * 1e3:7.1f}  {cpu * 1e3:7.1f}  {wall / trained:6.3f}  "
             f"{cpu / trained_cpu:9.3f}  {wall / in_pose_model:9.3f}"

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.config import load_config
 from dekr_tf.evaluation.scoring import read_results
-from dekr_tf.files import atomic_output
+from dekr_tf.files.coco_format import read_labels
+from dekr_tf.files.outputs import atomic_output
 from dekr_tf.poses import Poses
 from dekr_tf.visualization.drawing import draw_poses
 from dekr_tf.visualization.sample_sheet import make_sheet

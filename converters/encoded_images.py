@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from dekr_tf.files.image_size import JPEG_START, PNG_START
+from dekr_tf.files.images import MAX_PIXELS
 from dekr_tf.geometry import SIZE_MULTIPLE, round_up
-from dekr_tf.images import MAX_PIXELS
-from dekr_tf.inference.detector import NETWORK_PIXELS
+from dekr_tf.preprocessing import most_pixels
 from dekr_tf.sidecar import Sidecar
 
 #: Images of the largest batch.
@@ -18,8 +19,8 @@ MAX_IMAGES = 32
 #: Progressive JPEG files have about ten scans; each costs as much as a whole image and may be a few bytes only.
 MAX_SCANS = 64
 
-_JPEG_START = b"\xff\xd8\xff"
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+#: With the first byte of the marker that follows.
+_JPEG_START = JPEG_START + b"\xff"
 _PNG_HEADER = 33
 _JPEG_SCAN = b"\xff\xda"
 #: The Exif segment is one of the first, and each has at most 65,535 bytes.
@@ -133,7 +134,7 @@ def _read(content, fixed, input_size, max_pixels):
     content = tf.ensure_shape(content, ())
     length = tf.strings.length(content)
     is_jpeg = tf.equal(tf.strings.substr(content, 0, len(_JPEG_START)), _JPEG_START)
-    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG_START)), _PNG_START)
+    is_png = tf.equal(tf.strings.substr(content, 0, len(PNG_START)), PNG_START)
     stored_size = tf.cond(is_jpeg, lambda: _jpeg_size(content), lambda: _png_size(content))
     height, width = tf.unstack(tf.cast(stored_size, tf.int64))
     # Not more pieces than are needed to tell: each takes memory.
@@ -234,10 +235,10 @@ def _upright(image, orientation):
 
 
 def _network_size(size, fixed, input_size):
-    """`inference.detector.bounded_network_size` of (2,) int32, and whether the image is too elongated for it."""
+    """`preprocessing.bounded_network_size` of (2,) int32, and whether the image is too elongated for it."""
     if fixed:
         return tf.constant(fixed), tf.constant(False)
-    largest = max(NETWORK_PIXELS, 4 * round_up(input_size) ** 2)
+    largest = most_pixels(input_size)
     shorts = tf.range(round_up(input_size), 0, -SIZE_MULTIPLE, dtype=tf.int64)
     sides = tf.cast(tf.maximum(size, 1), tf.float64)
     exact = tf.cast(shorts, tf.float64) / tf.reduce_min(sides) * tf.reduce_max(sides)

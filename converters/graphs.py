@@ -4,11 +4,10 @@ import keras
 import numpy as np
 
 from dekr_tf.errors import InputError
+from dekr_tf.geometry import COARSEST_STRIDE
 from dekr_tf.models.pose_model import build_pose_model
+from dekr_tf.preprocessing import normalization
 from dekr_tf.sidecar import Artifact, Sidecar
-
-#: Sides of a network's input are multiples of the coarsest of HRNet's strides.
-COARSEST_STRIDE = 32
 
 
 def build_graph(model: keras.Model, sidecar: Sidecar, *, fusible: bool = False) -> keras.Model:
@@ -36,8 +35,8 @@ def build_graph(model: keras.Model, sidecar: Sidecar, *, fusible: bool = False) 
     if artifact.input_type == "float32":
         return network
     image = keras.Input((None, None, 3), dtype="uint8", name="image")
-    mean, std = np.array(sidecar.mean), np.array(sidecar.std)
-    normalize = keras.layers.Rescaling(list(1 / (255 * std)), list(-mean / std), name="normalize")
+    scale, shift = normalization(sidecar.mean, sidecar.std)
+    normalize = keras.layers.Rescaling(scale.tolist(), shift.tolist(), name="normalize")
     return keras.Model(image, network(normalize(image)))
 
 

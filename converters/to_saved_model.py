@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from converters.encoded_images import encoded_images
 from dekr_tf.data.records import write_errors
+from dekr_tf.preprocessing import normalization
 from dekr_tf.sidecar import Sidecar
 
 
@@ -27,10 +28,10 @@ def write_saved_model(graph: keras.Model, sidecar: Sidecar, folder: Path) -> Non
         folder: to write to.
     """
     size = sidecar.artifact.input_sizes[0] if sidecar.artifact.input_sizes else (None, None)
-    mean, std = tf.constant(sidecar.mean), tf.constant(sidecar.std)
+    scale, shift = normalization(sidecar.mean, sidecar.std)
 
     def normalized(image):
-        return (tf.cast(image, tf.float32) / 255.0 - mean) / std
+        return tf.cast(image, tf.float32) * scale + shift
 
     def from_floats(image):
         return graph(image, training=False)

@@ -104,7 +104,7 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
 
 
 def embed(path: Path, members: Mapping[str, bytes]) -> None:
-    """Appends files to a `.tflite` file as a zip archive, which runtimes pass over and `unzip` reads."""
+    """Appends files to a `.tflite` file as a zip archive, which LiteRT passes over and `unzip` reads."""
     with zipfile.ZipFile(path, "a") as archive:
         for name, content in members.items():
             # With a date of its own, the same model gives the same bytes.

@@ -7,8 +7,8 @@ import numpy as np
 
 from converters.weight_map import dekr_entries
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
-from dekr_tf.layers.adaptive_conv import GRID
+from dekr_tf.files.outputs import atomic_output
+from dekr_tf.geometry import GRID
 from dekr_tf.sidecar import Sidecar
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from dekr_tf.errors import InputError
 from dekr_tf.poses import Poses
 
 #: Poses are compared down to this fraction of the best pose's score: what is weaker is noise in any precision.
@@ -86,6 +88,27 @@ def compare(found: Sequence[tuple[Poses, Poses]]) -> Comparison:
                 pixels.append(np.linalg.norm(nearest[:, :2] - pose[:, :2], axis=1))
                 scores.append(np.abs(nearest[:, 2] - pose[:, 2]))
     return Comparison(len(found), people, lost, _mean_and_largest(pixels), _mean_and_largest(scores))
+
+
+def check_agreement(comparison: Comparison, precision: str, output: str | Path) -> None:
+    """Refuses an exported model that does not find what the Keras model finds.
+
+    Args:
+        comparison: of both.
+        precision: of the exported model.
+        output: its file or folder, for the message.
+
+    Raises:
+        InputError: the differences are beyond `TOLERANCES`, or nobody was found that could be compared.
+    """
+    tolerance = TOLERANCES[precision]
+    if not comparison.people:
+        raise InputError(f"expected photos with people that the model finds. Received: {comparison.images} without")
+    if not comparison.within(tolerance):
+        raise InputError(
+            f"{output} would differ too much from the Keras model. Expected at most {tolerance.pixels} pixels and "
+            f"{tolerance.score} of score in the mean, and {tolerance.lost:.0%} lost. Received: {comparison}"
+        )
 
 
 def _nearest(pose: np.ndarray, others: Poses) -> np.ndarray | None:

@@ -9,7 +9,16 @@ import math
 
 import numpy as np
 
+#: Input pixels per map cell.
+OUTPUT_STRIDE = 4
+#: Input pixels per cell of the backbone's coarsest branch, of which sides of the network's input are multiples.
+COARSEST_STRIDE = 32
+#: Photos are brought to sides that are multiples of this, as in the reference.
 SIZE_MULTIPLE = 64
+#: A center is the highest value of 3x3 map cells, where the mean of the map's sides is above these of 5x5 and 7x7.
+CENTER_NMS_SIDES = 200, 300
+#: The taps of a 3x3 kernel, row by row: (y, x) in steps from its middle.
+GRID = tuple((y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
 
 
 def round_up(value: float, multiple: int = SIZE_MULTIPLE) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import read_json, read_yaml
-from dekr_tf.json_values import LARGEST, is_finite_number, is_whole_number, received
+from dekr_tf.files.inputs import read_json, read_yaml
+from dekr_tf.files.json_values import LARGEST, is_finite_number, is_whole_number, received
 
 _log = logging.getLogger(__name__)
 

@@ -155,5 +155,12 @@ class Poses:
         try:
             import supervision
         except ImportError as error:
-            raise InputError(f"expected the package supervision; pip install supervision. Received: {error}") from error
-        return supervision.KeyPoints(xy=self.xy, confidence=self.keypoint_scores, class_id=np.zeros(len(self), int))
+            raise InputError(
+                f"expected the package supervision; pip install 'supervision>=0.29'. Received: {error}"
+            ) from error
+        return supervision.KeyPoints(
+            xy=self.xy,
+            class_id=np.zeros(len(self), int),
+            keypoint_confidence=self.keypoint_scores,
+            detection_confidence=self.scores,
+        )

@@ -10,7 +10,9 @@ from pydantic import model_validator
 
 from dekr_tf.config import Config, DecoderConfig, ModelConfig, PositiveInt, Settings, parse_settings
 from dekr_tf.errors import InputError
-from dekr_tf.files import exists, is_folder, read_json, write_text
+from dekr_tf.files.inputs import exists, is_folder, read_json
+from dekr_tf.files.outputs import write_text
+from dekr_tf.geometry import OUTPUT_STRIDE
 from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 1
@@ -50,7 +52,7 @@ class Sidecar(Settings):
     model: ModelConfig
     decoder: DecoderConfig
     #: Input pixels per map cell.
-    output_stride: Literal[4] = 4
+    output_stride: Literal[4] = OUTPUT_STRIDE
     #: RGB in 0..1 is normalised to (value - mean) / std.
     mean: tuple[float, float, float] = NORMALIZATION["hrnet"][0]
     std: tuple[float, float, float] = NORMALIZATION["hrnet"][1]

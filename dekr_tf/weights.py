@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import exists
+from dekr_tf.files.inputs import exists
 
 #: The environment variable that moves the cache folder.
 CACHE_VARIABLE = "DEKR_TF_CACHE"

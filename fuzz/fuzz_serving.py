@@ -23,7 +23,7 @@ from converters.encoded_images import _read
 from dekr_tf.data.synthetic import draw_scene
 
 with atheris.instrument_imports(include=["dekr_tf.serving"]):
-    from dekr_tf.serving import ServingError, read_answer, read_outputs, read_tensor
+    from dekr_tf.serving.client import ServingError, read_answer, read_outputs, read_tensor
 
 from tensorflow_serving.apis import predict_pb2
 

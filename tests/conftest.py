@@ -1,5 +1,6 @@
 """Settings of all tests: quiet TensorFlow, seeded randomness, hypothesis without deadlines."""
 
+import contextlib
 import os
 import random
 import sys
@@ -19,6 +20,29 @@ from hypothesis import settings
 # On a server the examples are the same in every run, so that a failure there is the change's own.
 settings.register_profile("dekr_tf", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dekr_tf")
+
+
+@pytest.fixture
+def eagerly():
+    """Runs TensorFlow's functions as they are written: making and compiling graphs takes longer than a few calls."""
+    with running_eagerly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def eagerly_in_module():
+    """As `eagerly`, for all tests of a module and the fixtures that they share."""
+    with running_eagerly():
+        yield
+
+
+@contextlib.contextmanager
+def running_eagerly():
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(autouse=True)

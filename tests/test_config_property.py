@@ -46,6 +46,8 @@ SPECIAL = {
     "input_size": st.sampled_from([32, 64, 96]),
 }
 
+pytestmark = pytest.mark.slow
+
 
 def fields(group: type[Settings], prefix: str = "") -> Iterator[tuple[str, typing.Any]]:
     """The names and types of all settings."""

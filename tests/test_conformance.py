@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from converters.to_serving import _final_poses, select_poses
+from converters.serving_graph import final_poses, select_poses
 from dekr_tf.config import DecoderConfig
 from dekr_tf.inference import decoder
-from dekr_tf.inference.pose_nms import pose_nms
-from dekr_tf.models.pose_model import FindCenters, ReadPoses
+from dekr_tf.layers.find_centers import FindCenters
+from dekr_tf.layers.read_poses import ReadPoses
 
 FILES = sorted((Path(__file__).parent / "conformance").glob("*.json"))
 #: Pixels, scores.
@@ -80,15 +80,7 @@ def test_numpy_finds_the_centers(case):
 
 
 def test_numpy_keeps_the_same_candidates(case):
-    keypoints, keypoint_scores, center_scores = numpy_candidates(case)
-    threshold = case.config.nms_keypoints
-    kept = pose_nms(
-        keypoints,
-        keypoint_scores.mean(axis=1) / center_scores,
-        distance=case.config.nms_distance,
-        min_keypoints=case.num_keypoints // 2 if threshold is None else threshold,
-    )
-    assert kept.tolist() == case.kept
+    assert decoder.kept_candidates(*numpy_candidates(case), case.config).tolist() == case.kept
 
 
 def test_numpy_decodes(case):
@@ -114,6 +106,6 @@ def test_tensorflow_selects_the_same_poses(case):
     selected = select_poses({name: tf.convert_to_tensor(value) for name, value in candidates.items()}, case.config)
     count = len(case.kept)
     np.testing.assert_array_equal(selected["center_scores"][0, :count], case.centers[case.kept, 2])
-    poses = _final_poses(selected, None)
+    poses = final_poses(selected, None)
     assert poses["num_poses"].numpy() == [count]
     case.check(poses["keypoints"][0, :count].numpy(), poses["scores"][0, :count].numpy())

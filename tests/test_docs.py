@@ -48,6 +48,8 @@ NOT_RUN = {
 #: Arguments that would take long.
 SHORTER = {"training.epochs=200": "training.epochs=2"}
 
+pytestmark = pytest.mark.slow
+
 
 def blocks(page, language):
     """The fenced blocks of a page."""

@@ -3,7 +3,7 @@
 import pytest
 
 from dekr_tf.errors import DekrError, InputError, ServingError, TrainingError
-from dekr_tf.serving import ServingError as ErrorOfTheClient
+from dekr_tf.serving.client import ServingError as ErrorOfTheClient
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.images import decode_image
-from dekr_tf.opencv import Meanwhile, one_thread, silent
+from dekr_tf.files.images import decode_image
+from dekr_tf.files.opencv import Meanwhile, one_thread, silent
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +58,8 @@ for name in names:
     importlib.import_module(name)
 print(json.dumps([names, before, state()]))
 """
+
+pytestmark = pytest.mark.slow
 
 
 def test_importing_everything_switches_nothing():

@@ -138,8 +138,9 @@ def test_supervision(monkeypatch):
     poses = dataclasses.replace(make(), track_ids=[5, 6, 0])
     values = poses.to_supervision()
     np.testing.assert_array_equal(values["xy"], poses.xy)
-    np.testing.assert_array_equal(values["confidence"], poses.keypoint_scores)
+    np.testing.assert_array_equal(values["keypoint_confidence"], poses.keypoint_scores)
+    np.testing.assert_array_equal(values["detection_confidence"], poses.scores)
     assert values["class_id"].tolist() == [0, 0, 0]
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(InputError, match="pip install supervision"):
+    with pytest.raises(InputError, match="pip install 'supervision"):
         poses.to_supervision()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.inference import artifacts
+from dekr_tf.inference import engines
 from dekr_tf.processors import available_processors
 
 
@@ -85,7 +85,7 @@ def test_it_is_the_default_of_litert(tmp_path, monkeypatch, threads, expected):
     def interpreter(path, num_threads):
         raise ValueError(f"{num_threads} threads")
 
-    monkeypatch.setattr(artifacts, "available_processors", lambda: 3)
-    monkeypatch.setattr(artifacts, "_litert", lambda: SimpleNamespace(Interpreter=interpreter))
+    monkeypatch.setattr(engines, "available_processors", lambda: 3)
+    monkeypatch.setattr(engines, "_litert", lambda: SimpleNamespace(Interpreter=interpreter))
     with pytest.raises(InputError, match=f"{expected} threads$"):
-        artifacts.LiteRTEngine(tmp_path / "model.tflite", ["heatmap"], threads)
+        engines.LiteRTEngine(tmp_path / "model.tflite", ["heatmap"], threads)

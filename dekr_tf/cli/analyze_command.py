@@ -34,12 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: options, annotations, images, model or results do not fit, or an output cannot be written.
     """
-    from dekr_tf.coco_format import read_labels
     from dekr_tf.errors import InputError
     from dekr_tf.evaluation.crowdpose import area_of_box
     from dekr_tf.evaluation.error_analysis import analyze_errors
     from dekr_tf.evaluation.evaluator import default_metric, evaluate_detector
-    from dekr_tf.files import atomic_output, check_outputs, write_text
+    from dekr_tf.files.coco_format import read_labels
+    from dekr_tf.files.outputs import atomic_output, check_outputs, write_text
 
     check_options(arguments, "rescore")
     if arguments.plot:

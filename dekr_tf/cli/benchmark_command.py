@@ -14,7 +14,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import exists
+from dekr_tf.files.inputs import exists
 from dekr_tf.weights import resolve
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _image(path: str | None) -> "np.ndarray":
     """(H, W, 3) uint8 RGB."""
     if path is not None:
-        from dekr_tf.images import read_image
+        from dekr_tf.files.images import read_image
 
         return read_image(path, exif_orientation=True)
     import numpy as np

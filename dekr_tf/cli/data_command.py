@@ -100,7 +100,7 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 def _crowdpose_trainval(arguments: argparse.Namespace) -> None:
     from dekr_tf.data.annotations import merge_annotations
-    from dekr_tf.files import check_outputs, write_text
+    from dekr_tf.files.outputs import check_outputs, write_text
 
     check_outputs([arguments.output], [arguments.train, arguments.val])
     merged = merge_annotations([arguments.train, arguments.val])
@@ -111,7 +111,8 @@ def _crowdpose_trainval(arguments: argparse.Namespace) -> None:
 def _schema(arguments: argparse.Namespace) -> None:
     import yaml
 
-    from dekr_tf.files import check_outputs, read_json, write_text
+    from dekr_tf.files.inputs import read_json
+    from dekr_tf.files.outputs import check_outputs, write_text
     from dekr_tf.keypoints import schema_from_categories
 
     check_outputs([arguments.output], [arguments.annotations])
@@ -130,7 +131,7 @@ def _tfrecord(arguments: argparse.Namespace) -> None:
     from dekr_tf.data.annotations import read_annotations
     from dekr_tf.data.records import write_records
     from dekr_tf.data.samples import report_people
-    from dekr_tf.images import check_images
+    from dekr_tf.files.images import check_images
 
     config = load_config(arguments.config) if arguments.config else Config()
     records = read_annotations(arguments.annotations, config.schema, arguments.category or config.data.category)
@@ -157,8 +158,8 @@ def _show(arguments: argparse.Namespace) -> None:
     from dekr_tf.data.pipeline import input_errors, train_dataset
     from dekr_tf.data.samples import LabelledImages, open_training_data
     from dekr_tf.data.target_maps import draw_targets
-    from dekr_tf.files import check_outputs
-    from dekr_tf.images import check_picture_name, write_image
+    from dekr_tf.files.images import check_picture_name, write_image
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.visualization.sample_sheet import draw_sample, make_sheet
 
     check_picture_name(arguments.output)

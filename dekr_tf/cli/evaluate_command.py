@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: options, annotations, images, model or results do not fit, or an output cannot be written.
     """
-    from dekr_tf.coco_format import read_labels
     from dekr_tf.evaluation.evaluator import METRICS, default_metric, detect_people, evaluate_detector
-    from dekr_tf.files import check_outputs, write_text
+    from dekr_tf.files.coco_format import read_labels
+    from dekr_tf.files.outputs import check_outputs, write_text
 
     check_options(arguments, "rescore", "results_output")
     outputs = arguments.results_output, arguments.output

@@ -9,7 +9,7 @@ from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
-    from dekr_tf.coco_format import ImageLabels
+    from dekr_tf.files.coco_format import ImageLabels
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
 
@@ -79,7 +79,7 @@ def input_files(arguments: argparse.Namespace, labels: "Sequence[ImageLabels]" =
         arguments: of the command line.
         labels: of the annotation file, once they are read: they name the images.
     """
-    from dekr_tf.inference.artifacts import model_files
+    from dekr_tf.inference.open_model import model_files
 
     yield from (arguments.results, arguments.annotations, arguments.images, arguments.config)
     yield getattr(arguments, "rescore", None)

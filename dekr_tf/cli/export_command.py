@@ -113,9 +113,9 @@ def run(arguments: argparse.Namespace) -> None:
     for option, given in served.items():
         if given and not arguments.serving:
             raise InputError(f"{option}: expected --serving beside it. Received: --output")
-    from dekr_tf.files import check_outputs
-    from dekr_tf.images import MAX_PIXELS, find_images, read_image
-    from dekr_tf.inference.artifacts import model_files
+    from dekr_tf.files.images import MAX_PIXELS, find_images, read_image
+    from dekr_tf.files.outputs import check_outputs
+    from dekr_tf.inference.open_model import model_files
 
     config = load_config(arguments.config) if arguments.config else None
     images = find_images(arguments.calibration) if arguments.calibration else []
@@ -144,7 +144,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     taken = ", ".join(f"{height}x{width}" for height, width in sizes) or "any size"
     if arguments.serving:
-        from converters.to_serving import ServingOptions, docker_command, export_serving
+        from converters.serving_files import docker_command
+        from converters.serving_graph import ServingOptions
+        from converters.to_serving import export_serving
 
         max_pixels = MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels
         options = ServingOptions(arguments.nms, arguments.rescore, arguments.skip_bad_images, max_pixels)

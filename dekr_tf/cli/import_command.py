@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr import`."""
     config = load_config(arguments.config, arguments.overrides)
     from converters.from_torch import import_checkpoint
-    from dekr_tf.files import check_outputs
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.models.files import check_suffix, save_model
     from dekr_tf.sidecar import Sidecar, sidecar_path
     from dekr_tf.training.rescoring import to_rescoring_net

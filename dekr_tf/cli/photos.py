@@ -77,7 +77,7 @@ def report_people(
     """
     from tqdm import tqdm
 
-    from dekr_tf.images import read_image, write_image
+    from dekr_tf.files.images import read_image, write_image
     from dekr_tf.visualization.drawing import draw_poses
 
     found, refused = {}, []
@@ -120,7 +120,7 @@ def write_people(
     Raises:
         InputError: the file cannot be written, or a table is asked for of poses of another skeleton.
     """
-    from dekr_tf.files import atomic_output, write_text
+    from dekr_tf.files.outputs import atomic_output, write_text
 
     if output_format(output) == ".json":
         people = [person for path, poses in found.items() for person in poses.to_coco(**names[path])]

@@ -67,11 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: the model or an output is not usable; or, after all else is done, photos were not.
     """
     from dekr_tf.config import load_config
-    from dekr_tf.files import check_outputs, exists
-    from dekr_tf.images import find_images, read_image
-    from dekr_tf.inference.artifacts import model_files
+    from dekr_tf.files.images import find_images, read_image
+    from dekr_tf.files.inputs import exists
+    from dekr_tf.files.outputs import check_outputs
+    from dekr_tf.files.video import is_video
     from dekr_tf.inference.detector import PoseDetector
-    from dekr_tf.video import is_video
+    from dekr_tf.inference.open_model import model_files
     from dekr_tf.weights import resolve
 
     config = load_config(arguments.config) if arguments.config else None

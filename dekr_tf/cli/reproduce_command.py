@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.paper_tables import AUTHORS, DATA_SETS, PUBLISHED, SIZES, TABLES, Row, Table
-from dekr_tf.files import check_outputs, exists, is_folder, write_text
+from dekr_tf.files.inputs import exists, is_folder
+from dekr_tf.files.outputs import check_outputs, write_text
 
 if TYPE_CHECKING:
     import keras
 
-    from dekr_tf.coco_format import ImageLabels
+    from dekr_tf.files.coco_format import ImageLabels
     from dekr_tf.inference.rescoring import RescoringNet
     from dekr_tf.sidecar import Sidecar
 
@@ -208,9 +209,9 @@ def _open_rescoring_net(path: Path, row: Row) -> "RescoringNet":
 
 def _read_labels(row: Row, found: Mapping[str, Path], limit: int | None) -> "list[ImageLabels]":
     """The labels of a row, whose images are there; says how many of them are looked at."""
-    from dekr_tf.coco_format import read_labels
     from dekr_tf.evaluation.evaluator import METRICS
-    from dekr_tf.images import check_images
+    from dekr_tf.files.coco_format import read_labels
+    from dekr_tf.files.images import check_images
 
     labels = read_labels(found["annotations"], row.config.schema)
     part = labels[:limit]

@@ -55,11 +55,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> None:
-    from dekr_tf.coco_format import read_labels
     from dekr_tf.evaluation.crowdpose import area_of_box
     from dekr_tf.evaluation.evaluator import default_metric, detect_people
     from dekr_tf.evaluation.scoring import check_somebody_is_labelled
-    from dekr_tf.files import check_outputs
+    from dekr_tf.files.coco_format import read_labels
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.inference.rescoring import count_features
     from dekr_tf.training.rescoring_samples import collect_samples
 
@@ -84,7 +84,7 @@ def _collect(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from dekr_tf.files import check_outputs
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.training.rescoring_samples import RescoringSamples
 
     check_outputs([arguments.output], [arguments.poses, arguments.validation])

@@ -63,10 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from dekr_tf.files import check_outputs
-    from dekr_tf.images import find_images
+    from dekr_tf.files.images import find_images
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.keypoints import load_schema
-    from dekr_tf.serving import Client, ServingError
+    from dekr_tf.serving.client import Client, ServingError
 
     if arguments.concurrency < 1:
         raise InputError(f"--concurrency: expected a positive number. Received: {arguments.concurrency}")

@@ -16,10 +16,10 @@ from dekr_tf.cli.photos import keypoint_columns, output_format, summary
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
+    from dekr_tf.files.video import VideoReader
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
     from dekr_tf.poses import Poses
-    from dekr_tf.video import VideoReader
 
 #: Adds a frame: its number, seconds and the people.
 AddFrame = Callable[[int, float, "Poses"], None]
@@ -43,9 +43,9 @@ def predict_video(
     """
     from tqdm import tqdm
 
-    from dekr_tf.files import check_outputs
+    from dekr_tf.files.outputs import check_outputs
+    from dekr_tf.files.video import CODECS, VideoReader, is_camera, write_video
     from dekr_tf.inference.tracking import PoseTracker
-    from dekr_tf.video import CODECS, VideoReader, is_camera, write_video
     from dekr_tf.visualization.drawing import draw_poses
 
     if len(arguments.images) > 1:
@@ -99,7 +99,7 @@ def predict_video(
 
 @contextlib.contextmanager
 def _open_text(path: Path) -> Iterator:
-    from dekr_tf.files import atomic_output
+    from dekr_tf.files.outputs import atomic_output
 
     with atomic_output(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         yield file

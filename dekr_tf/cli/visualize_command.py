@@ -6,7 +6,6 @@ dekr visualize heatmap PHOTOS --model M --output DIR                       heatm
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.inference.inspect_photo import Inspection
     from dekr_tf.sidecar import Sidecar
 
 
@@ -77,10 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
             not.
     """
     from dekr_tf.config import load_config
-    from dekr_tf.files import check_outputs
-    from dekr_tf.images import find_images, read_image, write_image
-    from dekr_tf.inference.artifacts import model_files
+    from dekr_tf.files.images import find_images, read_image, write_image
+    from dekr_tf.files.outputs import check_outputs
     from dekr_tf.inference.detector import PoseDetector
+    from dekr_tf.inference.inspect_photo import inspect_photo
+    from dekr_tf.inference.open_model import model_files
 
     images = find_images(arguments.images)
     drawings = drawing_paths(images, arguments.output)
@@ -96,112 +96,40 @@ def run(arguments: argparse.Namespace) -> None:
     keypoint = names.index(arguments.keypoint) if arguments.keypoint else None
     detector = PoseDetector(model, sidecar, dense=True, input_size=arguments.input_size)
 
-    def look_at(path):
+    def inspect(path):
         try:
-            return look(read_image(path, exif_orientation=True), detector, arguments.min_score)
+            return inspect_photo(read_image(path, exif_orientation=True), detector, arguments.min_score)
         except InputError as error:
             return error
 
     refused = []
-    for path, view in usable_photos(images, map(look_at, images), refused):
-        write_image(arguments.draw(view, model, sidecar, keypoint), drawings[path])
-        print(f"{drawings[path]}: {len(view.rows)} {'person' if len(view.rows) == 1 else 'people'}")
+    for path, seen in usable_photos(images, map(inspect, images), refused):
+        write_image(arguments.draw(seen, model, sidecar, keypoint), drawings[path])
+        print(f"{drawings[path]}: {len(seen.rows)} {'person' if len(seen.rows) == 1 else 'people'}")
     check_none_refused(refused, images)
 
 
-@dataclass(frozen=True)
-class View:
-    """A photo, and what a network finds in it.
-
-    Attributes:
-        photo: (H, W, 3) uint8 RGB.
-        pixels: (h, w, 3) float32, the network's input.
-        to_photo: (2, 3), the transform from the network's input to the photo.
-        heatmap: (h / 4, w / 4, K + 1).
-        rows, columns: (N,) cells of the people's centers.
-        keypoints: (N, K, 2) of the people, in pixels of the photo.
-    """
-
-    photo: "np.ndarray"
-    pixels: "np.ndarray"
-    to_photo: "np.ndarray"
-    heatmap: "np.ndarray"
-    rows: "np.ndarray"
-    columns: "np.ndarray"
-    keypoints: "np.ndarray"
-
-    @property
-    def centers(self) -> "np.ndarray":
-        """(N, 2) in pixels of the photo."""
-        import numpy as np
-
-        from dekr_tf.inference.decoder import OUTPUT_STRIDE
-
-        return self.points(np.stack([self.columns, self.rows], axis=-1) * OUTPUT_STRIDE)
-
-    def points(self, points: "np.ndarray") -> "np.ndarray":
-        """Points (..., 2) of the network's input in pixels of the photo."""
-        from dekr_tf import geometry
-
-        return geometry.transform_points(points, self.to_photo)
-
-    def warped(self, maps: "np.ndarray", stride: int) -> "np.ndarray":
-        """Maps (C, h, w), with a cell at each `stride` pixels of the network's input, on the photo: (C, H, W)."""
-        import cv2
-        import numpy as np
-
-        matrix = self.to_photo @ np.diag([stride, stride, 1.0])
-        height, width = self.photo.shape[:2]
-        warped = [cv2.warpAffine(each, matrix, (width, height), flags=cv2.INTER_LINEAR) for each in maps]
-        return np.array(warped, np.float32).reshape(-1, height, width)
-
-
-def look(photo: "np.ndarray", detector: "PoseDetector", min_score: float) -> View:
-    """What a network finds in a photo.
-
-    Args:
-        photo: (H, W, 3) uint8 RGB.
-        detector: with `dense`.
-        min_score: people with a lower pose score are left out.
-    """
-    from dekr_tf import geometry
-    from dekr_tf.inference.decoder import find_candidates, find_centers, select_poses
-
-    decoder = detector.sidecar.decoder
-    (pixels,), (_, transform) = detector.network_inputs(photo)
-    heatmap, offset = (maps[0] for maps in detector.runtime.maps(pixels[None]))
-    rows, columns, _ = find_centers(heatmap[..., -1], max_people=decoder.max_people, threshold=decoder.center_threshold)
-    candidates = find_candidates(heatmap, offset, decoder)
-    poses = select_poses(*candidates, decoder).filter(min_score)
-    # Pose NMS leaves no two poses that are equal, so each says which candidate it is.
-    same = (poses.keypoints[:, None, :, :2] == candidates[0]).all(axis=(2, 3))
-    chosen = same.argmax(axis=1)
-    to_photo = geometry.invert(transform)
-    keypoints = geometry.transform_points(candidates[0][chosen], to_photo)
-    return View(photo, pixels, to_photo, heatmap, rows[chosen], columns[chosen], keypoints)
-
-
-def _activation(view: View, model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
+def _activation(seen: "Inspection", model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
     from dekr_tf.models.inspection import activated_positions
     from dekr_tf.visualization.overlays import draw_activation
 
-    activated = activated_positions(model, sidecar, view.pixels, view.rows, view.columns, keypoint)
-    activated = [view.points(positions) for positions in activated]
-    return draw_activation(view.photo, view.centers, view.keypoints[:, keypoint], activated)
+    activated = activated_positions(model, sidecar, seen.pixels, seen.rows, seen.columns, keypoint)
+    activated = [seen.placement.to_photo(positions) for positions in activated]
+    return draw_activation(seen.photo, seen.centers, seen.keypoints[:, keypoint], activated)
 
 
-def _saliency(view: View, model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
+def _saliency(seen: "Inspection", model: "keras.Model", sidecar: "Sidecar", keypoint: int) -> "np.ndarray":
     from dekr_tf.models.inspection import saliency
     from dekr_tf.visualization.overlays import draw_saliency
 
-    lengths = saliency(model, view.pixels, view.rows, view.columns, keypoint)
-    return draw_saliency(view.photo, view.warped(lengths, 1), view.centers, view.keypoints[:, keypoint])
+    lengths = saliency(model, seen.pixels, seen.rows, seen.columns, keypoint)
+    return draw_saliency(seen.photo, seen.warped(lengths, 1), seen.centers, seen.keypoints[:, keypoint])
 
 
-def _heatmap(view: View, model: "keras.Model", sidecar: "Sidecar", keypoint: int | None) -> "np.ndarray":
+def _heatmap(seen: "Inspection", model: "keras.Model", sidecar: "Sidecar", keypoint: int | None) -> "np.ndarray":
     from dekr_tf.visualization.overlays import draw_heatmaps
 
     schema = sidecar.schema
     channels = range(len(schema)) if keypoint is None else [keypoint]
-    heatmaps = view.warped(view.heatmap.transpose(2, 0, 1), sidecar.output_stride)
-    return draw_heatmaps(view.photo, heatmaps, schema, channels, view.centers)
+    heatmaps = seen.warped(seen.heatmap.transpose(2, 0, 1), sidecar.output_stride)
+    return draw_heatmaps(seen.photo, heatmaps, schema, channels, seen.centers)

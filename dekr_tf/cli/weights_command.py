@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import exists
+from dekr_tf.files.inputs import exists
 from dekr_tf.weights import WEIGHTS, Weights, cache_folder, cached_file
 
 
@@ -62,7 +62,7 @@ def _list(folder):
 
 def _get(name: str, weights: Weights, folder: Path) -> None:
     """Brings one set of weights into the folder, unless it is there."""
-    from dekr_tf.download import download
+    from dekr_tf.files.download import download
 
     output = cached_file(name, weights.kind, folder)
     checkpoint = folder / weights.url.rpartition("/")[2]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from dekr_tf.coco_format import ImageLabels, PersonLabels, read_labels
 from dekr_tf.errors import InputError
-from dekr_tf.files import read_json
-from dekr_tf.images import check_pixels
-from dekr_tf.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
+from dekr_tf.files.coco_format import ImageLabels, PersonLabels, read_labels
+from dekr_tf.files.images import check_pixels
+from dekr_tf.files.inputs import read_json
+from dekr_tf.files.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
 from dekr_tf.keypoints import KeypointSchema, schema_from_categories
 
 

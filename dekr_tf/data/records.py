@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from dekr_tf.data.annotations import ImageRecord
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_outputs
-from dekr_tf.images import ImageSource, decode_image
-from dekr_tf.json_values import is_whole_number
+from dekr_tf.files.images import ImageSource, decode_image
+from dekr_tf.files.json_values import is_whole_number
+from dekr_tf.files.outputs import atomic_outputs
 from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 2

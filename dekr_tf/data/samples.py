@@ -19,9 +19,9 @@ from dekr_tf.data.annotations import ImageRecord, read_annotations, read_keypoin
 from dekr_tf.data.augmentation import random_augmentation
 from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
 from dekr_tf.errors import InputError
-from dekr_tf.images import check_images
+from dekr_tf.files.images import check_images
+from dekr_tf.files.opencv import one_thread
 from dekr_tf.keypoints import KeypointSchema, warn_without_flip_pairs
-from dekr_tf.opencv import one_thread
 from dekr_tf.sidecar import Sidecar
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""From labelled people to what the target maps of a sample are drawn from.
+"""Target encoder, first half: from labeled people to the small arrays that `target_maps` draws the target maps from.
 
-Paper section 4.1; in the reference, lib/dataset/target_generators and lib/dataset/COCOKeypoints.py.
+In NumPy, for one sample. Paper section 4.1; in the reference, lib/dataset/target_generators and
+lib/dataset/COCOKeypoints.py.
 """
 
 import numpy as np

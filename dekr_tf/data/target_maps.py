@@ -1,7 +1,7 @@
-"""Draws the maps that the network is trained on, for a batch, inside the training step.
+"""Target encoder, second half: draws the maps that the network is trained on from what `target_encoder` gives.
 
-Paper section 4.1; in the reference, lib/dataset/target_generators. Written with `keras.ops`, in float32 whatever the
-policy of the model.
+For a batch, inside the training step. Paper section 4.1; in the reference, lib/dataset/target_generators. Written with
+`keras.ops`, in float32 whatever the policy of the model.
 """
 
 from keras import ops

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dekr_tf.coco_format import ImageLabels
 from dekr_tf.evaluation.scoring import STATISTICS, Comparison, Results
+from dekr_tf.files.coco_format import ImageLabels
 from dekr_tf.keypoints import KeypointSchema
 
 METRICS = STATISTICS

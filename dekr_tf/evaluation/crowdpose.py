@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dekr_tf.coco_format import AREA_PER_BOX, ImageLabels, PersonLabels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.scoring import STATISTICS, Comparison, Results
-from dekr_tf.json_values import is_finite_number, received
+from dekr_tf.files.coco_format import AREA_PER_BOX, ImageLabels, PersonLabels
+from dekr_tf.files.json_values import is_finite_number, received
 from dekr_tf.keypoints import KeypointSchema
 
 METRICS = ("AP", "AP50", "AP75", "APE", "APM", "APH", "AR", "AR50", "AR75")

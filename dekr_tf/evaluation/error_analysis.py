@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dekr_tf.coco_format import ImageLabels, PersonLabels
-from dekr_tf.evaluation.oks import keypoint_similarity
 from dekr_tf.evaluation.scoring import Comparison, Entry, Results
+from dekr_tf.files.coco_format import ImageLabels, PersonLabels
 from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.oks import keypoint_similarity
 
 #: What a keypoint can be; the first is no error.
 KINDS = ("good", "jitter", "inversion", "swap", "miss")

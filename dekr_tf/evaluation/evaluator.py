@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from dekr_tf.coco_format import ImageLabels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.coco import evaluate_coco
 from dekr_tf.evaluation.crowdpose import evaluate_crowdpose
 from dekr_tf.evaluation.pck import evaluate_pck
-from dekr_tf.images import check_images
-from dekr_tf.json_values import is_finite_number
+from dekr_tf.files.coco_format import ImageLabels
+from dekr_tf.files.images import check_images
+from dekr_tf.files.json_values import is_finite_number
 from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar

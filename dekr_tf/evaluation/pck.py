@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dekr_tf.coco_format import ImageLabels, PersonLabels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.scoring import Results, check_somebody_is_labelled, read_results
+from dekr_tf.files.coco_format import ImageLabels, PersonLabels
 from dekr_tf.keypoints import KeypointSchema
 
 #: A keypoint is correct within this share of the torso's diameter.

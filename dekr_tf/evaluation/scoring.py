@@ -10,15 +10,15 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dekr_tf.coco_format import (
+from dekr_tf.errors import InputError
+from dekr_tf.files.coco_format import (
     ImageLabels,
     PersonLabels,
     box_around,
     parse_keypoints,
 )
-from dekr_tf.errors import InputError
-from dekr_tf.files import read_json
-from dekr_tf.json_values import is_finite_number, parse_id, received
+from dekr_tf.files.inputs import read_json
+from dekr_tf.files.json_values import is_finite_number, parse_id, received
 from dekr_tf.keypoints import KeypointSchema
 
 #: The names of `COCOeval.stats` for keypoints.

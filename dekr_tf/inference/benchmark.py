@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dekr_tf.inference.artifacts import LiteRTEngine, SparseMaps
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import MapDecoder
 
-#: What is timed: the detector's steps `network_inputs`, `run_network` and `decode`, and their sum.
+#: What is timed: the detector's steps `preprocessor`, `run_network` and `decode`, and their sum.
 STAGES = "preprocess", "network", "decode", "all"
 
 
@@ -52,15 +50,13 @@ def start(
     report = {
         "model": str(model),
         "file_bytes": sum(each.stat().st_size for each in files),
-        "input": list(detector.network_inputs(image)[1].size),
+        "input": list(detector.preprocessor(image)[1].size),
         "load_ms": 1e3 * (loaded - begin),
         "first_image_ms": 1e3 * (ready - loaded),
         "memory_bytes": memory_bytes() - memory,
         "people": len(poses),
     }
-    engine = detector.runtime.maps if isinstance(detector.runtime, MapDecoder) else detector.runtime
-    engine = engine.engine if isinstance(engine, SparseMaps) else engine
-    operators = engine.undelegated_operators() if isinstance(engine, LiteRTEngine) else None
+    operators = detector.engine.undelegated_operators()
     return detector, report if operators is None else {**report, "undelegated": operators}
 
 
@@ -79,11 +75,11 @@ def time_stages(detectors: Sequence[PoseDetector], image: np.ndarray, rounds: in
     for each_round in times:
         for stages, detector in zip(each_round, detectors, strict=True):
             begin = time.perf_counter()
-            inputs, frame = detector.network_inputs(image)
+            inputs, placement = detector.preprocessor(image)
             prepared = time.perf_counter()
             outputs = detector.run_network([each[None] for each in inputs])
             computed = time.perf_counter()
-            detector.decode(outputs, [frame])
+            detector.decode(outputs, [placement])
             end = time.perf_counter()
             stages[:] = prepared - begin, computed - prepared, end - computed, end - begin
     return 1e3 * times

@@ -4,23 +4,36 @@ Candidates may also come from a network that finds them itself, or from several 
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from dekr_tf.config import DecoderConfig
+from dekr_tf.geometry import CENTER_NMS_SIDES, OUTPUT_STRIDE
 from dekr_tf.inference.pose_nms import pose_nms
+from dekr_tf.oks import expected_similarity
 from dekr_tf.poses import Poses
 
-#: Input pixels per map cell.
-OUTPUT_STRIDE = 4
+
+class OffsetMap(Protocol):
+    """An offset map (h, w, 2 K), grid minus keypoint in map pixels, x and y in turn: an array, or what acts as one.
+
+    `sparse_head.SparseOffsetMap` computes the cells that are asked for and no others.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, cells: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """The offsets (N, 2 K) of cells, by rows (N,) and columns (N,)."""
 
 
 def decode_maps(
     heatmap: np.ndarray,
-    offset: np.ndarray,
+    offset: OffsetMap,
     config: DecoderConfig,
     *,
-    mirrored: tuple[np.ndarray, np.ndarray] | None = None,
+    mirrored: tuple[np.ndarray, OffsetMap] | None = None,
     flip_indices: Sequence[int] | None = None,
 ) -> Poses:
     """Decodes the maps of one image: `find_candidates`, then `select_poses`.
@@ -34,10 +47,10 @@ def decode_maps(
 
 def find_candidates(
     heatmap: np.ndarray,
-    offset: np.ndarray,
+    offset: OffsetMap,
     config: DecoderConfig,
     *,
-    mirrored: tuple[np.ndarray, np.ndarray] | None = None,
+    mirrored: tuple[np.ndarray, OffsetMap] | None = None,
     flip_indices: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The candidate poses in the maps of one image, with or without those of its mirrored copy (flip test).
@@ -86,16 +99,39 @@ def select_poses(
         Those that remain; where they are too many, which takes several scales, the ones with the highest mean heat
         value.
     """
-    found = center_scores != 0
-    found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)
-    keypoints, keypoint_scores = keypoints[found], keypoint_scores[found]
-    heat = keypoint_scores.mean(axis=1) / center_scores[found]
-    threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
-    kept = pose_nms(keypoints, heat, distance=config.nms_distance, min_keypoints=threshold)
-    if len(kept) > config.max_people:
-        kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
+    kept = kept_candidates(keypoints, keypoint_scores, center_scores, config)
     keypoints, keypoint_scores = keypoints[kept], keypoint_scores[kept]
     return Poses(np.concatenate([keypoints, keypoint_scores[..., None]], axis=-1), keypoint_scores.mean(axis=1))
+
+
+def kept_candidates(
+    keypoints: np.ndarray, keypoint_scores: np.ndarray, center_scores: np.ndarray, config: DecoderConfig
+) -> np.ndarray:
+    """The indices (M,) of the candidates that `select_poses` keeps, in its order; arguments as there."""
+    found = center_scores != 0
+    found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)
+    (indices,) = np.nonzero(found)
+    heat = keypoint_scores[indices].mean(axis=1) / center_scores[indices]
+    threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
+    kept = pose_nms(keypoints[indices], heat, distance=config.nms_distance, min_keypoints=threshold)
+    if len(kept) > config.max_people:
+        kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
+    return indices[kept]
+
+
+def discount_scores(poses: Poses, config: DecoderConfig, oks_sigmas: Sequence[float]) -> Poses:
+    """Multiplies keypoint scores by the similarity that `config.keypoint_error` leaves to expect; 0 changes nothing.
+
+    Args:
+        poses: in pixels of the network's input.
+        config: of the model.
+        oks_sigmas: K falloffs of the skeleton.
+    """
+    if not config.keypoint_error:
+        return poses
+    keypoints = poses.keypoints.copy()
+    keypoints[..., 2] *= expected_similarity(keypoints, config.keypoint_error, oks_sigmas)
+    return Poses(keypoints, keypoints[..., 2].mean(axis=1))
 
 
 def find_centers(
@@ -115,7 +151,7 @@ def find_centers(
     """
     center_map = np.ascontiguousarray(center_map)
     mean_side = sum(center_map.shape) / 2
-    radius = 3 if mean_side > 300 else 2 if mean_side > 200 else 1
+    radius = 1 + sum(mean_side > side for side in CENTER_NMS_SIDES)
     highest = (center_map == _max_pool(center_map, radius)) & (center_map > threshold)
     rows, columns = np.nonzero(highest)
     order = np.argsort(-center_map[rows, columns], kind="stable")[:max_people]
@@ -123,7 +159,7 @@ def find_centers(
     return rows, columns, center_map[rows, columns]
 
 
-def regress_keypoints(offset: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def regress_keypoints(offset: OffsetMap, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The keypoints that the given cells point to.
 
     Args:

@@ -10,14 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dekr_tf.errors import InputError
-from dekr_tf.geometry import round_up
-from dekr_tf.inference.decoder import OUTPUT_STRIDE, cells_about, heat_values
-
-#: The network halves its input five times.
-_SIZE_MULTIPLE = 32
-#: Maps of fewer cells a side show too little.
-MIN_CELLS = 8
+from dekr_tf.inference.decoder import cells_about, heat_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,41 +30,6 @@ class View:
     keypoint_scores: np.ndarray
     center_scores: np.ndarray
     heatmap: np.ndarray | None = None
-
-
-def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """The scales of a test, largest first, so that the order in which they were given does not matter.
-
-    Raises:
-        InputError: there is none, one is given twice, or is not a positive number.
-    """
-    if not scales or len(set(scales)) != len(scales) or not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise InputError(f"scales: expected positive numbers, each once. Received: {' '.join(map(str, scales))}")
-    return tuple(sorted(map(float, scales), reverse=True))
-
-
-def check_smallest_map(scales: Sequence[float], input_size: int) -> None:
-    """Refuses scales at which a map would have less than `MIN_CELLS` cells a side.
-
-    Args:
-        scales: of the test.
-        input_size: pixels of the short side of the network's input at scale 1.
-
-    Raises:
-        InputError: the smallest scale is too small.
-    """
-    side = round_up(input_size)
-    if int(side * min(scales)) < MIN_CELLS * OUTPUT_STRIDE:
-        raise InputError(
-            f"scales: expected at least {MIN_CELLS * OUTPUT_STRIDE / side:g} at input size {side}, for a map of "
-            f"{MIN_CELLS} cells or more. Received: {min(scales):g}"
-        )
-
-
-def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """The (height, width) of the network's input at a scale, of that at scale 1: a multiple of 32."""
-    height, width = (round_up(side * scale, _SIZE_MULTIPLE) for side in size)
-    return height, width
 
 
 def merge_views(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
+from dekr_tf.files.outputs import atomic_output
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.poses import Poses
 from dekr_tf.weights import resolve

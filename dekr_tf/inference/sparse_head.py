@@ -1,10 +1,15 @@
-"""The offset head at a few cells, in NumPy, for networks that end at the heatmap and the head's input."""
+"""The sparse head in NumPy, which runs behind a network that ends at the heatmap and the offset head's features.
+
+`layers.sparse_offset_head` is the same inside a network that ends at the poses.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-GRID_Y, GRID_X = (axis.ravel() for axis in np.meshgrid((-1, 0, 1), (-1, 0, 1), indexing="ij"))
+from dekr_tf.geometry import GRID
+
+GRID_Y, GRID_X = np.array(GRID, np.intp).T
 
 
 def sparse_offsets(
@@ -18,7 +23,7 @@ def sparse_offsets(
     Args:
         features: (h, w, C) float32 that enter the head's branches.
         rows, columns: (N,) cells of the map.
-        weights: of `models.pose_model.fold_offset_head`; an opened `.npz` file will do.
+        weights: of `models.folding.fold_offset_head`; an opened `.npz` file will do.
 
     Returns:
         (N, 2 K): x and y of (cell minus keypoint) in map pixels.
@@ -44,7 +49,7 @@ class SparseOffsetMap:
 
     Args:
         features: (h, w, C) float32 that enter the head's branches.
-        weights: of `models.pose_model.fold_offset_head`.
+        weights: of `models.folding.fold_offset_head`.
     """
 
     dtype = np.dtype(np.float32)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.evaluation.oks import keypoint_similarity
+from dekr_tf.oks import keypoint_similarity
 from dekr_tf.poses import Poses
 
 #: OKS falloffs say how far people who label a photo differ. From frame to frame, a person moves further than that.

@@ -3,14 +3,12 @@
 import keras
 from keras import ops
 
+from dekr_tf.geometry import GRID
 from dekr_tf.layers.backend import compiled, for_each_branch, gather_rows, scatter_add_rows
 from dekr_tf.layers.branch_conv import branch_channels, branch_conv, branch_initializer, from_branches, to_branches
 
 # Channels are padded with zeros to whole vector registers; gathers and products of 15 channels take twice the time.
 CHANNEL_MULTIPLE = 8
-
-# (y, x) of the nine taps on the regular grid.
-GRID = tuple((y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
 
 
 @ops.custom_gradient

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from dekr_tf.layers.adaptive_conv import GRID
+from dekr_tf.geometry import GRID
 from dekr_tf.layers.backend import compiled, gather_rows, room_for, scatter_add_rows, sum_over_replicas
 
 

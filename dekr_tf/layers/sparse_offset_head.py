@@ -1,15 +1,18 @@
-"""The branches of the offset head, evaluated at a few cells only, with the result that they have there on whole maps.
+"""The sparse head of the pose model: the offset head at the centers only, with the result of the dense head there.
 
-Two adaptive convolutions see a finite surrounding of a cell, though a different one for each cell. A block at a cell
-needs the features before it on the 3x3 cells around (they say where the nine taps lie) and on the 2x2 cells around
-each tap. Those are again outputs of a block, or the features that enter the head.
+It runs inside the network that ends at the poses (`models.pose_model`); for one that ends at the maps,
+`inference.sparse_head` does the same in NumPy behind it.
+
+Two adaptive convolutions have a finite receptive field around a cell, though a different one for each cell. A block at
+a cell needs the features before it on the 3x3 cells around (they say where the nine taps lie) and on the 2x2 cells
+around each tap. Those are again outputs of a block, or the features that enter the head.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-from dekr_tf.layers.adaptive_conv import GRID
+from dekr_tf.geometry import GRID
 from dekr_tf.layers.backend import gather_rows
 
 #: Channels of a branch are padded with zeros to whole vector registers.
@@ -25,7 +28,7 @@ def padded_channels(channels: int) -> int:
 class SparseOffsetHead(keras.layers.Layer):
     """The blocks and the last convolution of G branches of one size, at chosen cells.
 
-    Nothing but gathers of rows, matrix products and arithmetic of at most four axes, for runtimes that have little
+    Nothing but gathers of rows, matrix products and arithmetic of at most four axes, for engines that have little
     more. The work grows 45 times with each block, so this is for the paper's two.
 
     Args:
@@ -68,7 +71,7 @@ class SparseOffsetHead(keras.layers.Layer):
         """Takes the weights of the built layer.
 
         Args:
-            weights: as `models.pose_model.fold_offset_head` gives them for one size of branches: `kernel{i}`
+            weights: as `models.folding.fold_offset_head` gives them for one size of branches: `kernel{i}`
                 (G, 9, c, c), `bias{i}` (G, c), `offset_kernel{i}` (G, 9, c, 6), `offset_bias{i}` (G, 6) for each
                 block, `final_kernel` (G, c, F) and `final_bias` (G, F), with c <= C channels.
         """

@@ -13,7 +13,6 @@ from dekr_tf.models.efficientnet import efficientnet_lite0, pyramid
 from dekr_tf.models.hrnet import basic_unit, batch_norm, conv_bn, hrnet
 
 CHANNELS_PER_KEYPOINT = 15
-OUTPUT_STRIDE = 4
 #: Of the last convolution of both heads, as in the reference: the first maps are close to zero.
 OUTPUT_STDDEV = 0.001
 

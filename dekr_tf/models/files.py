@@ -8,7 +8,8 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output, is_file
+from dekr_tf.files.inputs import is_file
+from dekr_tf.files.outputs import atomic_output
 from dekr_tf.layers.backend import check_keras_settings
 from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import MEMBER, Sidecar, read_sidecar, to_json, write_sidecar

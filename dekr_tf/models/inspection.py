@@ -6,9 +6,10 @@ import keras
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.layers.adaptive_conv import GRID, AdaptiveConv2D
+from dekr_tf.geometry import GRID, OUTPUT_STRIDE
+from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.branch_conv import branch_conv
-from dekr_tf.models.dekr import OUTPUT_STRIDE, branch_groups
+from dekr_tf.models.dekr import branch_groups
 from dekr_tf.sidecar import Sidecar
 
 

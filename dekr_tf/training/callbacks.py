@@ -13,7 +13,7 @@ from keras import ops
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError, TrainingError
-from dekr_tf.files import atomic_output
+from dekr_tf.files.outputs import atomic_output
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.models.files import save_model
 from dekr_tf.sidecar import Sidecar

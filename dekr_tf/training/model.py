@@ -10,6 +10,7 @@ from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
 from dekr_tf.layers.backend import replica_count, several_machines, sum_over_replicas
 from dekr_tf.models.supervised_offsets import SupervisedOffsets
+from dekr_tf.preprocessing import normalization
 from dekr_tf.sidecar import NORMALIZATION
 from dekr_tf.training.losses import heatmap_loss, offset_loss
 from dekr_tf.training.recompute import recomputing
@@ -74,8 +75,8 @@ class DekrTraining(keras.Model):
         In training with supervised cells, the features that enter the offset head are in place of the offsets.
         """
         if keras.backend.standardize_dtype(inputs.dtype) == "uint8":
-            mean, std = (ops.convert_to_tensor(values, "float32") for values in (self.mean, self.std))
-            inputs = (ops.cast(inputs, "float32") / 255.0 - mean) / std
+            scale, shift = map(ops.convert_to_tensor, normalization(self.mean, self.std))
+            inputs = ops.cast(inputs, "float32") * scale + shift
         if training and self._supervised_offsets:
             return self._supervised_offsets.features(inputs, training=True)
         if training and self._forward_in_training:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dekr_tf.coco_format import ImageLabels, PersonLabels
 from dekr_tf.errors import InputError
-from dekr_tf.evaluation.oks import object_keypoint_similarity
 from dekr_tf.evaluation.scoring import Results, check_somebody_is_labelled, read_results
+from dekr_tf.files.coco_format import ImageLabels, PersonLabels
 from dekr_tf.inference.rescoring import count_features, read_arrays, write_arrays
 from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.oks import object_keypoint_similarity
 
 ARRAYS = ("keypoints", "oks")
 

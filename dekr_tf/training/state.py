@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output
+from dekr_tf.files.outputs import atomic_output
 from dekr_tf.training.model import DekrTraining
 
 #: Name of the file in a run's folder.

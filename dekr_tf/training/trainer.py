@@ -12,7 +12,7 @@ import yaml
 from dekr_tf.config import Config, TrainingConfig, load_config
 from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data, report_people
 from dekr_tf.errors import InputError
-from dekr_tf.files import check_outputs, write_text
+from dekr_tf.files.outputs import check_outputs, write_text
 from dekr_tf.keypoints import SCHEMAS
 from dekr_tf.layers.backend import replica_count
 from dekr_tf.models.dekr import build_dekr

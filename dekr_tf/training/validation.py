@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.evaluator import evaluate_detector
 from dekr_tf.evaluation.scoring import check_somebody_is_scored
-from dekr_tf.images import check_images
+from dekr_tf.files.coco_format import read_labels
+from dekr_tf.files.images import check_images
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.visualization.drawing import draw_poses
 

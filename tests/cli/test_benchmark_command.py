@@ -19,6 +19,8 @@ from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
 TENSORFLOW_THREADS = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 STAGES = ["preprocess", "network", "decode", "all"]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):

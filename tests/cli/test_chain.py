@@ -7,7 +7,6 @@ import cv2
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from dekr_tf.cli.main import main
 from dekr_tf.config import Config
@@ -27,13 +26,7 @@ EAGERLY = pytest.mark.usefixtures("eagerly")
 
 TF_DATA_HAS_GRAPHS = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
 
-
-@pytest.fixture
-def eagerly():
-    """Without graphs, which take longer to make than a few steps do."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ keypoints: {name: stick, names: [top, end], edges: [[top, end]], normalization_e
 model: {width: 8, bottlenecks: 1, modules: [1, 1, 1], units: 1}
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

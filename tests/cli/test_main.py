@@ -10,7 +10,7 @@ import pytest
 import dekr_tf
 from dekr_tf.cli.main import VERBS, build_parser, command_module, main, quiet_import
 from dekr_tf.errors import InputError, ServingError, TrainingError
-from dekr_tf.files import atomic_output
+from dekr_tf.files.outputs import atomic_output
 
 
 def exit_code(argv):
@@ -177,6 +177,7 @@ sys.exit(command_line.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "backend", "verb", "expected"),
     [

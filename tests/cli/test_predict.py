@@ -12,8 +12,9 @@ import pytest
 from dekr_tf.cli import main as command_line
 from dekr_tf.cli.photos import drawing_paths, image_names
 from dekr_tf.config import Config
-from dekr_tf.images import decode_image
-from dekr_tf.inference.runtimes import MapDecoder
+from dekr_tf.files.images import decode_image
+from dekr_tf.inference.candidates import MapDecoder
+from dekr_tf.inference.engines import FunctionEngine
 from dekr_tf.sidecar import Sidecar
 
 
@@ -32,12 +33,12 @@ def predict(tmp_path, monkeypatch, capsys):
     """Runs `dekr predict` in a folder with three photos; returns exit code, output and errors."""
     opened = []
 
-    def open_runtime(model, sidecar, config, *, flip, heatmap, **options):
+    def open_model(model, sidecar, config, *, flip, heatmap, **options):
         opened.append(model)
         sidecar = Sidecar.from_config(config or Config(input_size=64))
-        return MapDecoder(one_person, sidecar, flip, heatmap), sidecar
+        return MapDecoder(FunctionEngine(one_person), sidecar, flip, heatmap), sidecar
 
-    monkeypatch.setattr("dekr_tf.inference.detector.open_runtime", open_runtime)
+    monkeypatch.setattr("dekr_tf.inference.detector.open_model", open_model)
     monkeypatch.setattr(command_line, "VERBS", ("predict",))
     monkeypatch.chdir(tmp_path)
     photo = np.full((64, 128, 3), 128, np.uint8)
@@ -150,7 +151,7 @@ def test_photos_are_decoded_once(predict, monkeypatch):
         decoded.append(source)
         return decode_image(data, source, **options)
 
-    monkeypatch.setattr("dekr_tf.images.decode_image", decode)
+    monkeypatch.setattr("dekr_tf.files.images.decode_image", decode)
     assert predict(".", "--draw", "drawn")[0] == 0
     assert decoded == ["000000000785.jpg", "street.png"]
 

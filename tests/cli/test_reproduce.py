@@ -8,7 +8,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from networks import tiny_hrnet
 
 from dekr_tf.cli.main import main
 from dekr_tf.config import Config
@@ -19,10 +19,12 @@ from dekr_tf.models import build_dekr, save_model
 from dekr_tf.models.complexity import count_complexity
 from dekr_tf.sidecar import Sidecar, write_sidecar
 
-TINY = {"width": 2, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1}
+TINY = tiny_hrnet(2)
 #: Checkpoints of the reference have adaptive convolutions; the others take less time.
 HEADS = {"coco": {"blocks": 1}, "crowdpose": {"block": "plain", "blocks": 1}}
 NOT_RUN = "not run"
+
+pytestmark = pytest.mark.slow
 
 
 def tiny_config(keypoints):
@@ -34,14 +36,6 @@ def tiny_net(schema):
     random = np.random.default_rng(3)
     layers = tuple((0.1 * np.abs(random.normal(size=pair)), np.zeros(pair[1])) for pair in pairwise(sizes))
     return RescoringNet(schema, layers)
-
-
-@pytest.fixture
-def eagerly():
-    """Without graphs, which take longer to make than a few images do."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")

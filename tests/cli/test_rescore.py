@@ -6,7 +6,6 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from dekr_tf.cli.main import main
 from dekr_tf.config import Config
@@ -16,6 +15,8 @@ from dekr_tf.keypoints import COCO, CROWDPOSE
 from dekr_tf.models import build_dekr, save_model
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.rescoring_samples import RescoringSamples
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +29,6 @@ def folder(tmp_path_factory):
     keras.utils.set_random_seed(0)
     save_model(build_dekr(config.model, config.schema), folder / "model.keras", Sidecar.from_config(config))
     return folder
-
-
-@pytest.fixture
-def eagerly():
-    """Without graphs, which take longer to make than a few steps do."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def run(capsys, *words):

@@ -4,6 +4,8 @@ import pytest
 
 from dekr_tf.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def asked(monkeypatch):

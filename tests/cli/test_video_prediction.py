@@ -12,9 +12,10 @@ import pytest
 
 from dekr_tf.cli import main as command_line
 from dekr_tf.config import Config
-from dekr_tf.inference.runtimes import MapDecoder
+from dekr_tf.files.video import VideoReader, write_video
+from dekr_tf.inference.candidates import MapDecoder
+from dekr_tf.inference.engines import FunctionEngine
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.video import VideoReader, write_video
 
 SKELETON = {"name": "pair", "names": ["head", "foot"], "edges": [["head", "foot"]], "oks_sigmas": [0.1, 0.1]}
 
@@ -48,11 +49,11 @@ FRAMES = [made_frame(4, 28), made_frame(5, 27), made_frame(6), made_frame(7, 26)
 def predict(tmp_path, monkeypatch, capfd):
     """Runs `dekr predict` in a folder with a video of `FRAMES`; returns exit code, output and errors."""
 
-    def open_runtime(model, sidecar, config, *, flip, **options):
+    def open_model(model, sidecar, config, *, flip, **options):
         sidecar = Sidecar.from_config(Config(keypoints=SKELETON, input_size=64))
-        return MapDecoder(bright_columns, sidecar, flip), sidecar
+        return MapDecoder(FunctionEngine(bright_columns), sidecar, flip), sidecar
 
-    monkeypatch.setattr("dekr_tf.inference.detector.open_runtime", open_runtime)
+    monkeypatch.setattr("dekr_tf.inference.detector.open_model", open_model)
     monkeypatch.setattr(command_line, "VERBS", ("predict",))
     monkeypatch.chdir(tmp_path)
     with write_video("clip.avi", (64, 128), 20.0) as add:
@@ -201,7 +202,7 @@ class SlowReader(VideoReader):
 
 
 def test_video_of_a_camera_is_as_fast_as_life(predict, tmp_path, monkeypatch):
-    monkeypatch.setattr("dekr_tf.video.VideoReader", SlowReader)
+    monkeypatch.setattr("dekr_tf.files.video.VideoReader", SlowReader)
     code, _, errors = predict("camera:0", "--draw", ".")
     assert (code, errors) == (0, "dekr predict: warning: camera:0 ends early, after 3 frames\n")
     monkeypatch.undo()

@@ -4,26 +4,18 @@ import cv2
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from networks import tiny_hrnet
 
 from dekr_tf.cli import main as command_line
-from dekr_tf.cli.visualize_command import look
 from dekr_tf.config import Config
-from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.models import build_dekr, save_model
 from dekr_tf.sidecar import Sidecar
 
 HANDS = {"name": "hands", "names": ["head", "left_hand", "right_hand"], "flip_pairs": [["left_hand", "right_hand"]]}
-TINY = {"width": 2, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1}
+TINY = tiny_hrnet(2)
 IDENTITY = (1, 0, 0, 1, 0, 0)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def uncompiled():
-    """Runs the layers as they are written: compiling them takes seconds for every size."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 @pytest.fixture(scope="module")
@@ -94,34 +86,6 @@ def test_heatmap(visualize):
     assert (one[40, 60] > 60).all() and one[40, 60].argmax() == 1
     assert (one[:, :128] != drawing[:, :128]).any()
     assert (one[:, 128:] == drawing[:, 128:]).all()
-
-
-def test_people_are_where_the_network_sees_them():
-    def two_people(images):
-        """Of pose score 0.4 and 0.04; each keypoint lies 2 cells further right than the one before it."""
-        batch, height, width, _ = images.shape
-        heatmap = np.full((batch, height // 4, width // 4, 4), 0.5, np.float32)
-        heatmap[..., -1] = 0
-        heatmap[:, 4, 8, -1], heatmap[:, 10, 4, -1] = 0.8, 0.08
-        offset = np.zeros((batch, height // 4, width // 4, 6), np.float32)
-        offset[..., 2], offset[..., 4] = -2, -4
-        return heatmap, offset
-
-    sidecar = Sidecar.from_config(Config(keypoints=HANDS, input_size=64))
-    photo = np.zeros((128, 200, 3), np.uint8)
-    detector = PoseDetector(two_people, sidecar, dense=True)
-    assert look(photo, detector, 0.0).rows.tolist() == [4, 10]
-    view = look(photo, detector, 0.1)
-    assert (view.rows.tolist(), view.columns.tolist()) == ([4], [8])
-    # 200x128 is made 100x64, in the middle of 128x64: two pixels of the photo for one of the input.
-    assert view.pixels.shape == (64, 128, 3)
-    np.testing.assert_allclose(view.centers, [[(32 - 64) * 2 + 100, 32]])
-    np.testing.assert_allclose(view.keypoints, [[[36, 32], [52, 32], [68, 32]]])
-    one = np.zeros((2, 16, 32), np.float32)
-    one[1, 4, 8] = 1
-    warped = view.warped(one, 4)
-    assert warped.shape == (2, 128, 200)
-    assert np.argwhere(warped == 1).tolist() == [[1, 32, 36]]
 
 
 @pytest.mark.parametrize(

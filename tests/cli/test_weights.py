@@ -31,6 +31,8 @@ STICK = {
     "model": {"width": 8, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1},
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def network():

@@ -248,7 +248,17 @@ def test_goldens_equal_what_pytorch_reads(name):
 @pytest.mark.parametrize("old_format", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize(
     "model",
-    ["coco_w32", "coco_w48", "crowdpose_w32", "crowdpose_w48", "mmpose_coco_w32", "rescore_coco", "efficientnet_lite0"],
+    [
+        "coco_w32",
+        "coco_w48",
+        "crowdpose_w32",
+        "crowdpose_w48",
+        "mmpose_coco_w32",
+        "mmpose_crowdpose_w32",
+        "rescore_coco",
+        "rescore_crowdpose",
+        "efficientnet_lite0",
+    ],
 )
 def test_checkpoints_of_every_manifest_equal_what_pytorch_reads(model, old_format, manifests, tmp_path):
     torch = pytest.importorskip("torch")

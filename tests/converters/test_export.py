@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from networks import tiny_hrnet
 
-from converters import export as export_module
-from converters import to_tflite
-from converters.export import drawn_photos, export_model, keras_detector
+from converters import to_tflite, verify
+from converters.export import SUFFIXES, drawn_photos, export_model, keras_detector
 from converters.verify import TOLERANCES, Comparison, Tolerance, compare
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.inference.decoder import select_poses
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import POSES
+from dekr_tf.inference.engines import POSES
 from dekr_tf.models import build_dekr
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path
@@ -31,7 +31,7 @@ from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path
 ROOT = Path(__file__).parents[2]
 OLD_RUNTIME = ROOT / ".venv" / "tflite-runtime" / "bin" / "python"
 
-TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 
@@ -39,6 +39,8 @@ ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "r
 COORDINATES, SCORES = 2e-3, 1e-5
 
 PHOTOS = drawn_photos(2)
+
+pytestmark = pytest.mark.slow
 
 
 def build(backbone=TINY):
@@ -73,7 +75,7 @@ def exporter(network, tmp_path_factory):
     def make(form, *, calibrate=False, **artifact):
         key = json.dumps([form, artifact])
         if key not in made:
-            path = tmp_path_factory.mktemp("export") / ("model" + export_module.SUFFIXES[form])
+            path = tmp_path_factory.mktemp("export") / ("model" + SUFFIXES[form])
             export_model(*network, path, form, Artifact(**artifact), PHOTOS, calibrate=calibrate)
             made[key] = path
         return made[key]
@@ -110,7 +112,7 @@ def convert_once():
 @pytest.fixture
 def any_difference(monkeypatch):
     """Random weights are no measure of what eight bits do to trained ones."""
-    monkeypatch.setattr(export_module, "TOLERANCES", dict.fromkeys(TOLERANCES, Tolerance(1e3, 1e3, 1.0)))
+    monkeypatch.setattr(verify, "TOLERANCES", dict.fromkeys(TOLERANCES, Tolerance(1e3, 1e3, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -194,8 +196,8 @@ def test_a_flip_test_where_the_graph_ends_at_the_maps(network, export):
 def test_the_size_in_which_a_photo_is_largest_is_taken(export):
     path = export("tflite", graph="poses", input_sizes=((64, 64), (96, 64)), input_type="uint8")
     detector = PoseDetector(path)
-    assert detector.network_inputs(np.zeros((300, 200, 3), np.uint8))[1].size == (96, 64)
-    assert detector.network_inputs(np.zeros((200, 300, 3), np.uint8))[1].size == (64, 64)
+    assert detector.preprocessor(np.zeros((300, 200, 3), np.uint8))[1].size == (96, 64)
+    assert detector.preprocessor(np.zeros((200, 300, 3), np.uint8))[1].size == (64, 64)
 
 
 def test_a_tflite_file_carries_its_settings(export, tmp_path):
@@ -381,7 +383,7 @@ def test_weights_that_are_not_numbers(tmp_path):
 
 
 def test_a_difference_that_is_too_large_leaves_nothing(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "TOLERANCES", {"float16": Tolerance(0.0, 0.0, 0.0)})
+    monkeypatch.setattr(verify, "TOLERANCES", {"float16": Tolerance(0.0, 0.0, 0.0)})
     artifact = Artifact(graph="maps", input_sizes=((64, 64),), precision="float16")
     with pytest.raises(InputError, match=r"m.tflite would differ too much .* Received: \d+ people in 2 images"):
         export_model(*network, tmp_path / "m.tflite", "tflite", artifact, PHOTOS, calibrate=False)

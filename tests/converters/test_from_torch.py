@@ -54,6 +54,8 @@ LITE0_STAGES = {
     "stage7": "stage7_block0_project_bn",
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=PARAMETERS)
 def imported(request, golden_checkpoint, tmp_path_factory):

@@ -25,6 +25,8 @@ STRIDE = 19
 #: Largest difference relative to the largest value of the map.
 TOLERANCE = 2e-5
 
+pytestmark = pytest.mark.slow
+
 
 def to_old_names(tensors):
     """What mmpose before version 1 would have saved of a checkpoint of version 1."""
@@ -158,6 +160,25 @@ def test_rescoring_nets_see_the_edges_in_their_own_order(schema):
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+#: What `RescoreNet` of the package mmpose 1.3.2 gives for the poses and parameters of the reference's goldens, with the
+#: skeletons and `norm_indexes` of its DEKR configs.
+MMPOSE_SCORES = {
+    COCO: """-0.30765456 -0.7385055 -0.3223638 -0.02929913 -0.43738985 -0.12976198 -0.9482736 -0.26771677 -0.06845774
+        -0.18378673 0.1572405 -0.17456566""",
+    CROWDPOSE: """-0.5361396 -1.3253692 -0.58744514 -0.10390783 -0.29091674 -0.50231045 -0.44688982 -0.26132393
+        -0.48301637 -0.27380288 -1.8705653 -0.2170611""",
+}
+
+
+@pytest.mark.parametrize("schema", [COCO, CROWDPOSE], ids=lambda schema: schema.name)
+def test_rescoring_nets_score_as_in_mmpose(schema, golden_checkpoint):
+    tensors = mmpose.reorder_features(golden_checkpoint(f"rescore_{schema.name}"), schema)
+    net = RescoringNet(schema, tuple((tensors[f"l{i}.weight"].T, tensors[f"l{i}.bias"]) for i in (1, 2, 3)))
+    with np.load(GOLDENS / f"rescore_{schema.name}.npz") as golden:
+        scores = net.predict_oks(golden["poses"])
+    np.testing.assert_allclose(scores, np.array(MMPOSE_SCORES[schema].split(), np.float32), atol=1e-6)
 
 
 def test_rescoring_nets_of_other_skeletons(tiny):

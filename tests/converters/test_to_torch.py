@@ -13,6 +13,8 @@ from dekr_tf.sidecar import Sidecar
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def exported(tiny, tmp_path):

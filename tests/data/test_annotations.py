@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.data.annotations import _decompress, _record, merge_annotations, read_annotations
 from dekr_tf.errors import InputError
+from dekr_tf.files.coco_format import read_labels
 from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 
 PAIR = KeypointSchema(name="pair", names=("left", "right"), flip_pairs=((0, 1),))

@@ -15,10 +15,12 @@ from dekr_tf.data.samples import LabelledImages, SampleEncoder, open_training_da
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
-from dekr_tf.images import read_image
+from dekr_tf.files.images import read_image
 from dekr_tf.keypoints import COCO
 
 PLAIN = {"rotation": 0, "scale": (1, 1), "translation": 0, "flip": 0}
+
+pytestmark = pytest.mark.slow
 
 
 def make_config(batch_size=2, augmentation=None, repeat=1, **targets):

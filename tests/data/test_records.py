@@ -13,8 +13,10 @@ from dekr_tf.data.records import RecordFiles, write_records
 from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
-from dekr_tf.images import open_images
+from dekr_tf.files.images import open_images
 from dekr_tf.keypoints import COCO, CROWDPOSE
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from dekr_tf.data.records import write_records
 from dekr_tf.data.samples import LabelledImages, TrainingMix, TrainingSamples, open_training_data, report_people
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
-from dekr_tf.images import open_images
+from dekr_tf.files.images import open_images
 from dekr_tf.keypoints import COCO, CROWDPOSE
 
 

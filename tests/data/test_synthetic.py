@@ -10,7 +10,7 @@ from pycocotools import mask as rle
 from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.synthetic import draw_scene, write_dataset
 from dekr_tf.errors import InputError
-from dekr_tf.images import read_image
+from dekr_tf.files.images import read_image
 from dekr_tf.keypoints import COCO
 
 INDEX = {name: index for index, name in enumerate(COCO.names)}

@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.coco import METRICS, evaluate_coco
+from dekr_tf.files.coco_format import read_labels
 from dekr_tf.keypoints import COCO, CROWDPOSE, KeypointSchema
 
 STICK = KeypointSchema(name="stick", names=("top", "end"), oks_sigmas=(0.5, 0.5))

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.crowdpose import METRICS, evaluate_crowdpose
+from dekr_tf.files.coco_format import read_labels
 from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "metric_crowdpose.json"

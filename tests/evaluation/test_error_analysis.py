@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.coco import evaluate_coco
 from dekr_tf.evaluation.crowdpose import area_of_box
 from dekr_tf.evaluation.error_analysis import KINDS, analyze_errors
+from dekr_tf.files.coco_format import read_labels
 from dekr_tf.keypoints import COCO, KeypointSchema
 
 # (2 sigma)^2 = 1 and areas of 10,000: the similarity at a distance d is exp(-d^2 / 20,000), 0.85 at 57.0 pixels and 0.5

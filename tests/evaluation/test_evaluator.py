@@ -2,10 +2,10 @@ import cv2
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.evaluator import default_metric, detect_people, evaluate_detector
+from dekr_tf.files.coco_format import read_labels
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.keypoints import COCO, CROWDPOSE
 from dekr_tf.poses import Poses

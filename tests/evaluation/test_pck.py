@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.pck import evaluate_pck
+from dekr_tf.files.coco_format import read_labels
 from dekr_tf.keypoints import KeypointSchema
 
 BODY = KeypointSchema(name="body", names=("left_shoulder", "right_shoulder", "left_hip", "right_hip", "hand"))

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from dekr_tf.config import Config
-from dekr_tf.inference.artifacts import LiteRTEngine
 from dekr_tf.inference.benchmark import STAGES, compare, memory_bytes, summarize, time_stages
+from dekr_tf.inference.candidates import MapDecoder
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import MapDecoder
+from dekr_tf.inference.engines import FunctionEngine, LiteRTEngine
+from dekr_tf.preprocessing import Preprocessor
 from dekr_tf.sidecar import Sidecar
 
 SIDECAR = Sidecar.from_config(Config(keypoints={"name": "point", "names": ["point"]}, input_size=64))
@@ -35,23 +36,26 @@ class Slow(PoseDetector):
     """A detector whose steps take so many seconds, with one center in the middle of the first map cell."""
 
     def __init__(self, clock, log, name, seconds):
-        self._clock, self._log, self._name, self._seconds = clock, log, name, seconds
+        self._clock, self._seconds = clock, seconds
         poses = np.full((1, 1, 1, 2), 4, np.float32), np.full((1, 1, 1), 0.5, np.float32), np.ones((1, 1), np.float32)
         super().__init__(lambda images: poses, SIDECAR)
 
-    def network_inputs(self, image):
-        self._log.append(self._name)
-        self._clock.now += self._seconds[0]
-        return super().network_inputs(image)
+        class SlowPreprocessor(Preprocessor):
+            def __call__(self, image):
+                log.append(name)
+                clock.now += seconds[0]
+                return super().__call__(image)
+
+        self.preprocessor = SlowPreprocessor(SIDECAR)
 
     def run_network(self, inputs):
         assert [each.shape for each in inputs] == [(1, 64, 128, 3)]
         self._clock.now += self._seconds[1]
         return super().run_network(inputs)
 
-    def decode(self, outputs, frames):
+    def decode(self, outputs, placements):
         self._clock.now += self._seconds[2]
-        (poses,) = super().decode(outputs, frames)
+        (poses,) = super().decode(outputs, placements)
         assert len(poses) == 1
         return [poses]
 
@@ -68,10 +72,10 @@ def test_detectors_take_turns_and_each_step_has_its_time(monkeypatch):
 def test_finding_people_in_maps_counts_as_decoding(monkeypatch):
     clock = Clock(monkeypatch)
     maps = np.zeros((1, 16, 32, 2), np.float32), np.zeros((1, 16, 32, 2), np.float32)
-    runtime = MapDecoder(clock.takes(3, maps), SIDECAR)
-    candidates = runtime.candidates
-    runtime.candidates = lambda *maps: clock.takes(2, candidates(*maps))()
-    np.testing.assert_array_equal(time_stages([PoseDetector(runtime, SIDECAR)], PHOTO, 1), [[[0, 3000, 2000, 5000]]])
+    engine = MapDecoder(FunctionEngine(clock.takes(3, maps)), SIDECAR)
+    candidates = engine.candidates
+    engine.candidates = lambda maps: clock.takes(2, candidates(maps))()
+    np.testing.assert_array_equal(time_stages([PoseDetector(engine, SIDECAR)], PHOTO, 1), [[[0, 3000, 2000, 5000]]])
 
 
 def test_medians_and_percentiles():

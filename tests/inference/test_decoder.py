@@ -16,6 +16,7 @@ from dekr_tf.config import DecoderConfig
 from dekr_tf.inference.decoder import (
     average_heatmaps,
     decode_maps,
+    discount_scores,
     find_centers,
     heat_values,
     mirror_input,
@@ -23,6 +24,7 @@ from dekr_tf.inference.decoder import (
     select_poses,
 )
 from dekr_tf.keypoints import COCO, CROWDPOSE
+from dekr_tf.poses import Poses
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 COORDINATES, SCORES = 1e-3, 1e-5
@@ -215,3 +217,14 @@ def test_nobody(count, value):
     poses = decode_maps(np.full((6, 5, count + 1), value, np.float32), np.zeros((6, 5, 2 * count)), DecoderConfig())
     assert poses.keypoints.shape == (0, count, 3)
     assert poses.scores.shape == (0,)
+
+
+def test_scores_of_small_people_are_discounted():
+    # Boxes of 40 x 40 and 4 x 4 pixels; sigma 0.5: s^2 = 848 and 8.48, so an error of 2 leaves 848/852 and 8.48/12.48.
+    keypoints = np.array([[[0, 0, 0.4], [40, 40, 0.8]], [[0, 0, 0.6], [4, 4, 1.0]]])
+    poses = discount_scores(Poses(keypoints, np.array([0.6, 0.8])), DecoderConfig(keypoint_error=2), (0.5, 0.5))
+    left = np.array([848 / 852, 8.48 / 12.48])
+    np.testing.assert_allclose(poses.keypoints[..., 2], keypoints[..., 2] * left[:, None], rtol=1e-6)
+    np.testing.assert_allclose(poses.scores, [0.6 * left[0], 0.8 * left[1]], rtol=1e-6)
+    np.testing.assert_array_equal(poses.keypoints[..., :2], keypoints[..., :2])
+    assert discount_scores(poses, DecoderConfig(), (0.5, 0.5)) is poses

@@ -8,14 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.inference.detector import PoseDetector, bounded_network_size
+from dekr_tf.files.video import write_video
+from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.video import write_video
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 POINT = {"name": "point", "names": ["point"]}
@@ -80,15 +78,6 @@ def test_pixels_are_normalised_with_mean_and_deviation_per_channel():
     PoseDetector(finder, POINT_SIDECAR, dense=True)(np.full((64, 64, 3), (255, 128, 0), np.uint8))
     expected = [(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, -0.406 / 0.225]
     np.testing.assert_allclose(finder.images[0, 32, 32], expected, rtol=1e-5)
-
-
-def test_every_pixel_value_is_normalised_to_the_bit_in_float32():
-    photo = np.arange(64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    (pixels,), (_, transform) = PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True).network_inputs(photo)
-    np.testing.assert_array_equal(transform, [[1, 0, 0], [0, 1, 0]])
-    mean, std = np.float32(POINT_SIDECAR.mean), np.float32(POINT_SIDECAR.std)
-    np.testing.assert_array_equal(pixels, photo.astype(np.float32) * (1 / (255 * std)) - mean / std)
-    assert pixels.dtype == np.float32
 
 
 def test_the_mirrored_image_goes_in_the_same_batch():
@@ -174,46 +163,6 @@ def test_tiny_photos_have_nobody(size):
     assert poses.keypoints.shape == (0, 17, 3)
 
 
-@pytest.mark.parametrize(
-    ("image_size", "input_size", "expected"),
-    [
-        ((425, 640), 512, (512, 832)),
-        ((13_000, 20_000), 512, (512, 832)),
-        ((100, 400), 512, (512, 2048)),
-        # From 4:1 on, the short side gives way.
-        ((100, 500), 512, (448, 2240)),
-        ((20_000, 100), 512, (12_800, 64)),
-        ((100, 1600), 256, (256, 4096)),
-        # What was asked for is given, as long as the photo is of ordinary shape.
-        ((1000, 2000), 1536, (1536, 3072)),
-    ],
-)
-def test_elongated_photos_are_bounded(image_size, input_size, expected):
-    assert bounded_network_size(image_size, input_size) == expected
-
-
-@settings(max_examples=200)
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1024))
-def test_the_bound_holds_or_is_named(height, width, input_size):
-    try:
-        size = bounded_network_size((height, width), input_size)
-    except InputError as error:
-        assert max(height, width) / min(height, width) > 200
-        assert f"Received: {width}x{height}" in str(error)
-    else:
-        assert size[0] * size[1] <= max(2**20, 4 * (input_size + 63) ** 2)
-        assert size[0] % 64 == size[1] % 64 == 0
-
-
-@pytest.mark.parametrize(
-    "image",
-    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
-)
-def test_an_array_that_is_no_image(image):
-    with pytest.raises(InputError, match="expected an image"):
-        PoseDetector(nobody, config=Config(), dense=True)(image)
-
-
 def test_maps_that_do_not_fit_the_skeleton():
     with pytest.raises(InputError, match=r"expected 2 heatmap and 2 offset channels .* Received: 18 and 34"):
         PoseDetector(nobody, POINT_SIDECAR, dense=True)(np.zeros((64, 64, 3), np.uint8))
@@ -265,14 +214,6 @@ def test_an_array_of_images_is_a_sequence_of_images():
     found = detector.detect_batch(photos)
     assert [poses.keypoints.round().tolist() for poses in found] == [[[[20, 30, 0]]], [[[40, 30, 0]]]]
     assert detector.detect_batch(photos[:0]) == []
-
-
-@pytest.mark.parametrize("photo", [np.full((64, 64, 3), np.nan), np.full((64, 64, 3), np.nan, np.float32)])
-def test_an_image_of_no_numbers_is_refused(photo):
-    with pytest.raises(
-        InputError, match=r"expected an image \(H, W, 3\) of uint8 RGB. Received: \(64, 64, 3\) of float"
-    ):
-        PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True)(photo)
 
 
 @pytest.mark.parametrize("options", [{}, {"flip": True}, {"scales": (0.5, 1.0)}, {"match": True}])

@@ -17,8 +17,9 @@ from dekr_tf.errors import InputError
 from dekr_tf.inference.decoder import average_heatmaps, find_candidates, heat_values, select_poses
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.matching import match_keypoints
-from dekr_tf.inference.multi_scale import View, check_smallest_map, mean_heatmaps, merge_views, scaled_size
+from dekr_tf.inference.multi_scale import View, mean_heatmaps, merge_views
 from dekr_tf.keypoints import COCO
+from dekr_tf.preprocessing import scaled_size
 from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -264,18 +265,12 @@ def test_settings_that_do_not_fit(options, message):
         PoseDetector(BlobFinder(), POINT, dense=True, **options)
 
 
-def test_the_smallest_scale():
-    check_smallest_map((1, 0.125), 256)
-    with pytest.raises(InputError, match=r"at least 0.125 at input size 256.* Received: 0.12$"):
-        check_smallest_map((1, 0.12), 256)
-
-
 @pytest.mark.parametrize("options", [{"scales": (0.5, 1)}, {"match": True}])
-def test_a_runtime_of_poses_gives_no_heatmaps(options):
+def test_an_engine_of_poses_gives_no_heatmaps(options):
     def engine(images):
         raise AssertionError
 
-    with pytest.raises(InputError, match="expected a network that gives heatmaps, for several scales or matching"):
+    with pytest.raises(InputError, match="expected an engine that gives heatmaps, for several scales or matching"):
         PoseDetector(engine, POINT, **options)
 
 

@@ -216,14 +216,14 @@ def test_a_detector_rescores(net, tmp_path, as_file):
     keypoints = np.array([POSE[0], POSE[0], POSE[0]])[..., :2] * 3 + np.arange(3)[:, None, None] * 20
     keypoint_scores = np.array([[0.6, 0.6, 0.6, 0.2], [0.2, 0.2, 0.2, 0.6], [0.15, 0.05, 0.1, 0.1]])
 
-    def runtime(images):
+    def network(images):
         return tuple(np.stack([part] * len(images)) for part in (keypoints, keypoint_scores, np.array([0.9, 0.8, 0.7])))
 
     net.save(tmp_path / "net.npz")
     sidecar = Sidecar.from_config(Config(keypoints=KITE.to_dict(), input_size=64))
     image = np.zeros((128, 128, 3), np.uint8)
-    plain = PoseDetector(runtime, sidecar)(image)
-    rescored = PoseDetector(runtime, sidecar, rescore=str(tmp_path / "net.npz") if as_file else net)(image)
+    plain = PoseDetector(network, sidecar)(image)
+    rescored = PoseDetector(network, sidecar, rescore=str(tmp_path / "net.npz") if as_file else net)(image)
     np.testing.assert_array_equal(rescored.keypoints, plain.keypoints[[1, 0, 2]])
     np.testing.assert_allclose(plain.scores, [0.5, 0.3, 0.1], rtol=1e-6)
     np.testing.assert_allclose(rescored.scores, [0.3 * 0.9, 0.5 * 0.1, 0.1 * 0.45], rtol=1e-5)

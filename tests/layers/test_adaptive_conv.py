@@ -9,20 +9,15 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dekr_tf.layers.adaptive_conv import GRID, AdaptiveConv2D, _at_every_cell, _convolve, _taps, sample_and_convolve
+from dekr_tf.geometry import GRID
+from dekr_tf.layers.adaptive_conv import AdaptiveConv2D, _at_every_cell, _convolve, _taps, sample_and_convolve
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 #: Largest difference from the golden, relative to its largest value.
 TOLERANCE = 1e-5
 IDENTITY = (1, 0, 0, 1)
 
-
-@pytest.fixture
-def uncompiled():
-    """Runs the layer's arithmetic as it is written: compiling it takes seconds for every shape."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.slow
 
 
 def values_and_gradients(x, offsets, kernel, upstream):
@@ -85,7 +80,7 @@ def test_values_and_gradients_equal_the_reference(jit_compile, known_size):
         np.testing.assert_allclose(received, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max(), err_msg=name)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (6, 5), (15, 2), (16, 16), (17, 3), (20, 15)])
 def test_equals_the_slow_form_for_any_number_of_channels(channels, filters):
     generator = np.random.default_rng(channels)
@@ -97,7 +92,7 @@ def test_equals_the_slow_form_for_any_number_of_channels(channels, filters):
     assert [each.shape for each in gradients] == [x.shape, offsets.shape, kernel.shape]
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_gradients_are_slopes_of_the_slow_form():
     generator = np.random.default_rng(3)
     # Odd numbers of channels, several branches and images, and offsets that leave the map here and there.
@@ -116,14 +111,14 @@ def test_gradients_are_slopes_of_the_slow_form():
             assert gradient.numpy()[tuple(place)] == pytest.approx(slope, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_without_a_transform_all_taps_read_the_center():
     x, kernel = constants(np.random.default_rng(0), (2, 1, 4, 5, 6), (2, 9, 6, 3))
     y = sample_and_convolve(x, tf.zeros((2, 1, 4, 5, 6)), kernel)
     np.testing.assert_allclose(y, tf.einsum("gbhwc,gtcf->gbhwf", x, kernel), atol=1e-5)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("translation", [(0, 0), (1, 0), (0, -2), (-3, 2), (2, 3)])
 def test_integer_translations_give_shifted_convolutions(translation):
     x, kernel = constants(np.random.default_rng(1), (1, 2, 4, 5, 6), (1, 9, 6, 3))
@@ -135,7 +130,7 @@ def test_integer_translations_give_shifted_convolutions(translation):
     np.testing.assert_allclose(y[0], convolved[:, top : top + 4, left : left + 5], atol=1e-5)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("translation", [(6, 0), (0, -6.5), (-40.25, 7), (1e30, -1e30)])
 def test_far_outside_is_zero_without_a_gradient(translation):
     x, kernel, upstream = constants(np.random.default_rng(2), (1, 1, 4, 5, 6), (1, 9, 6, 3), (1, 1, 4, 5, 3))
@@ -144,7 +139,7 @@ def test_far_outside_is_zero_without_a_gradient(translation):
         np.testing.assert_array_equal(result, np.zeros(result.shape))
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_each_corner_outside_is_zero_on_its_own():
     x = tf.constant(np.arange(1.0, 5.0).reshape(1, 1, 2, 2, 1), tf.float32)
     kernel = tf.constant(np.eye(9)[4].reshape(1, 9, 1, 1), tf.float32)  # The middle tap alone.
@@ -155,7 +150,7 @@ def test_each_corner_outside_is_zero_on_its_own():
     np.testing.assert_allclose(y[0, 0, ..., 0], expected, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 @settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 3), st.floats(0, 5))
 def test_branches_do_not_mix(seed, branches, batch, spread):
@@ -219,7 +214,7 @@ def random_layer(generator, branches, channels, filters, **options):
     return layer
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_the_layer_predicts_its_offsets_from_the_branch():
     generator = np.random.default_rng(5)
     layer = random_layer(generator, branches=2, channels=3, filters=4)
@@ -242,7 +237,7 @@ def test_offsets_start_at_zero():
     assert np.std(layer.kernel) == pytest.approx((2 / 36) ** 0.5, rel=0.15)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_every_variable_learns_from_the_first_step():
     layer = AdaptiveConv2D(2, 4)
     (x,) = constants(np.random.default_rng(6), (1, 4, 5, 6))
@@ -252,7 +247,7 @@ def test_every_variable_learns_from_the_first_step():
         assert np.any(gradient != 0), variable.path
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_float16_changes_the_result_by_its_rounding_only():
     generator = np.random.default_rng(7)
     full = random_layer(generator, branches=2, channels=3, filters=4)

@@ -10,14 +10,6 @@ from hypothesis.extra.numpy import arrays
 from dekr_tf.layers.cells import Cells, Grid, add_rows_at, compact, moments_at, neighbours, rows_at
 
 
-@pytest.fixture
-def uncompiled():
-    """Runs compiled steps as they are written."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def listed(places, valid):
     """The places of each row that are valid."""
     return [row[keep].tolist() for row, keep in zip(np.array(places), np.array(valid), strict=True)]
@@ -80,7 +72,7 @@ def test_neighbours_by_row():
     assert rows.numpy().tolist() == [[0, 1, 2, 6, 7, 8, 12, 13, 14, 7, 8, 9, 13, 14, 15, 19, 20, 21]]
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("tap", "read"),
     [
@@ -98,7 +90,7 @@ def test_cells_read_by_taps(tap, read):
     assert marked(GRID.read_by(tf.constant(taps), tf.constant([[True, False]]))) == read
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_rows_are_read_and_added():
     table = tf.constant(np.arange(12.0).reshape(2, 3, 2), tf.float32)
     rows = tf.constant([[2, 0], [1, 1]])

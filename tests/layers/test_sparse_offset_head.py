@@ -3,26 +3,20 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config
 from dekr_tf.inference.sparse_head import sparse_offsets
 from dekr_tf.layers.sparse_offset_head import SparseOffsetHead, padded_channels
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.models.pose_model import branches_of_size, fold_offset_head
+from dekr_tf.models.folding import branches_of_size, fold_offset_head
 
-TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(4)
 TOLERANCE = 1e-4
 
-
-@pytest.fixture(autouse=True, scope="module")
-def uncompiled():
-    """Runs the dense layers as they are written: compiling them takes seconds for every size."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 class Heads:

@@ -14,6 +14,8 @@ PRINTED = {
     "separate regression": ({"block": "plain"}, "29.53", "44.93", "0.19", "3.14"),
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def w32():

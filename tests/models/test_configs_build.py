@@ -9,6 +9,8 @@ from dekr_tf.models import build_dekr
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_every_config_builds(path):

@@ -15,6 +15,8 @@ CONFIG = Config(
     model={"backbone": "efficientnet_lite0", "pyramid_channels": 8, "offset_head": {"block": "plain"}},
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def network():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config
 from dekr_tf.keypoints import COCO
@@ -12,7 +13,7 @@ from dekr_tf.models.dekr import branch_groups, build_backbone, build_dekr
 from dekr_tf.models.hrnet import conv_bn
 from dekr_tf.training.losses import heatmap_loss, offset_loss
 
-TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(8)
 ABCD = {"name": "abcd", "names": ["a", "b", "c", "d"]}
 LIMBS = [list(COCO.names[:5])] + [
     [f"{side}_{part}" for part in parts]
@@ -29,13 +30,7 @@ FAMILIES = {
     "dilated": ({"block": "plain", "dilation": 5, "branches": "single", "channels": 32, "blocks": 1}, [17]),
 }
 
-
-@pytest.fixture
-def uncompiled():
-    """Runs layers as they are written: compiling the offset head takes seconds for every family."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.slow
 
 
 def build(keypoints="coco", image_size=(None, None), **head):
@@ -55,7 +50,7 @@ def randomize(model):
             variable.assign(0.05 * noise)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("count", [1, 3, 21])
 def test_maps_of_any_skeleton(count):
     model = build({"names": [f"point {index}" for index in range(count)]})
@@ -76,7 +71,7 @@ def abcd():
     return model
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_a_fixed_size_changes_nothing(abcd):
     fixed = build(ABCD, image_size=(64, 96))
     fixed.set_weights(abcd.get_weights())
@@ -86,7 +81,7 @@ def test_a_fixed_size_changes_nothing(abcd):
         np.testing.assert_array_equal(value, fixed(image)[name])
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_images_of_a_batch_do_not_mix(abcd):
     images = np.random.standard_normal((3, 32, 64, 3)).astype(np.float32)
     maps = abcd(images)
@@ -134,7 +129,7 @@ def test_branches_of_a_family(family):
     assert sorted(index for group in groups for index in group) == list(range(17))
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_variable_of_a_family_learns_and_is_saved(family, tmp_path):
     model = build(**FAMILIES[family][0])
@@ -160,7 +155,7 @@ def test_every_variable_of_a_family_learns_and_is_saved(family, tmp_path):
         np.testing.assert_array_equal(again(image)[name], value)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_groups_come_out_in_keypoint_order():
     model = build(ABCD, branches=[["c", "a"], ["b", "d"]])
     other = build(ABCD, branches=[["d", "b"], ["c", "a"]])
@@ -192,7 +187,7 @@ def test_groups_come_out_in_keypoint_order():
     np.testing.assert_array_equal(expected[..., 2:4], branch[..., 4:6])
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_a_keypoint_depends_on_its_branch_alone():
     # Groups of different sizes: the smaller comes first.
     model = build(ABCD, branches=[["d", "b", "a"], ["c"]])
@@ -214,7 +209,7 @@ def mixed_precision():
     keras.mixed_precision.set_dtype_policy("float32")
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("eagerly")
 def test_mixed_precision(abcd, mixed_precision):
     half = build(ABCD)
     half.set_weights(abcd.get_weights())

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -11,19 +12,13 @@ from dekr_tf.models.dekr import build_dekr
 from dekr_tf.models.inspection import activated_positions, saliency
 from dekr_tf.sidecar import Sidecar
 
-TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(4)
 POINTS = {"names": ["a", "b", "c"]}
 IMAGE = np.zeros((64, 96, 3), np.float32)
 IDENTITY = (1, 0, 0, 1, 0, 0)
 GRID = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)])
 
-
-@pytest.fixture(autouse=True, scope="module")
-def uncompiled():
-    """Runs the layers as they are written: compiling them takes seconds for every size."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 def network(**head):

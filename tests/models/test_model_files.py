@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -10,9 +11,11 @@ from dekr_tf.models import build_backbone, build_dekr, load_model, save_model
 from dekr_tf.sidecar import Sidecar, sidecar_path
 
 STICK = {"name": "stick", "names": ["top", "end"]}
-TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(8)
 CONFIG = Config(keypoints=STICK, model=TINY)
 SIDECAR = Sidecar.from_config(CONFIG)
+
+pytestmark = pytest.mark.slow
 
 
 def build_random(config):

@@ -6,31 +6,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
-from dekr_tf.inference.decoder import average_heatmaps, find_candidates, find_centers, mirror_input
+from dekr_tf.inference.decoder import average_heatmaps, find_candidates, mirror_input
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import POSES
+from dekr_tf.inference.engines import POSES
 from dekr_tf.models.dekr import build_dekr
-from dekr_tf.models.pose_model import FindCenters, build_pose_model
+from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.sidecar import Sidecar
 
-TINY = {"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 #: Pixels, scores.
 COORDINATES, SCORES = 1e-3, 1e-5
 
-
-@pytest.fixture(autouse=True, scope="module")
-def uncompiled():
-    """Runs the dense layers as they are written: compiling them takes seconds for every size."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly_in_module")]
 
 
 @pytest.fixture
@@ -264,32 +257,6 @@ def test_the_detector_finds_the_same_either_way(network, flip):
     assert len(sparse) == len(dense) > 0
     np.testing.assert_allclose(sparse.keypoints, dense.keypoints, rtol=0, atol=COORDINATES)
     np.testing.assert_allclose(sparse.scores, dense.scores, rtol=0, atol=SCORES)
-
-
-@settings(max_examples=40)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_centers_with_ties_in_the_decoders_order(height, width, max_people, seed):
-    center_map = np.random.default_rng(seed).integers(-2, 4, (height, width)).astype(np.float32) / 4
-    layer = FindCenters(max_people, 0.25)
-    rows, columns, scores = (np.asarray(each)[0] for each in layer(center_map[None, ..., None]))
-    expected = find_centers(center_map, max_people=max_people, threshold=0.25)
-    count = len(expected[0])
-    for found, values in zip((rows, columns, scores), expected, strict=True):
-        np.testing.assert_array_equal(found[:count], values)
-    assert not scores[count:].any()
-
-
-@pytest.mark.parametrize("side", [200, 202, 300, 302])
-def test_the_neighbourhood_grows_with_the_map(side, graphs):
-    """In a graph for maps of any size, and in one for this size."""
-    center_map = np.random.default_rng(side).random((side + 4, side - 4), np.float32)
-    expected = find_centers(center_map, max_people=300, threshold=0.9)
-    layer = FindCenters(300, 0.9)
-    any_size = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 1), tf.float32)])
-    found = layer(center_map[None, ..., None]), any_size(center_map[None, ..., None])
-    for arrays in found:
-        for values, wanted in zip(arrays, expected, strict=True):
-            np.testing.assert_array_equal(values[0], wanted)
 
 
 def test_another_network_or_skeleton_is_refused(network):

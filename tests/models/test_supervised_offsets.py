@@ -22,13 +22,7 @@ PEOPLE = {
     "everywhere": [[(0, 0, SIZE)], [(0, 0, SIZE)]],
 }
 
-
-@pytest.fixture
-def eagerly():
-    """Runs the arithmetic as it is written: compiling it takes seconds for every shape."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.slow
 
 
 def build(**head):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from local_server import LocalServer
 
-from converters.to_serving import ServingOptions, export_serving
+from converters.serving_graph import ServingOptions
+from converters.to_serving import export_serving
 from dekr_tf.config import Config
 from dekr_tf.data.synthetic import draw_scene
 from dekr_tf.inference.rescoring import RescoringNet, count_features
@@ -18,6 +19,7 @@ from dekr_tf.sidecar import Artifact, Sidecar
 # Plain blocks, as nothing here depends on how a network computes its maps.
 TINY = {
     "input_size": 64,
+    "decoder": {"keypoint_error": 4},
     "model": {"width": 2, "modules": [1, 1, 1], "units": 1, "offset_head": {"block": "plain", "blocks": 1}},
 }
 FIXED = (64, 96)

@@ -19,13 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_server import encode
 
-from dekr_tf import serving
 from dekr_tf.cli.main import main
 from dekr_tf.errors import InputError
 from dekr_tf.poses import Poses
-from dekr_tf.serving import Client, ServingError, read_answer, read_outputs, read_tensor
+from dekr_tf.serving import client as module
+from dekr_tf.serving.client import Client, ServingError, read_answer, read_outputs, read_tensor
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -64,7 +66,7 @@ def test_poses_are_those_of_the_graph(url, photos, expected):
 def test_the_client_loads_no_tensorflow(url, photos, expected):
     program = (
         "import sys, numpy as np\n"
-        "from dekr_tf.serving import Client\n"
+        "from dekr_tf.serving.client import Client\n"
         "with Client(sys.argv[1]) as client: poses = client.detect(sys.stdin.buffer.read())\n"
         "assert not {'tensorflow', 'tensorflow_serving', 'keras'} & sys.modules.keys()\n"
         "np.savez(sys.stdout.buffer, keypoints=poses.keypoints, scores=poses.scores)\n"
@@ -117,7 +119,7 @@ def test_only_the_bad_image_of_a_batch_is_refused(fixed_size_server, photos, kin
 
 @pytest.fixture
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(serving, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
 
 
 def test_it_tries_again_when_the_server_is_unavailable(url, any_size_server, photos, expected, quick_retries):
@@ -305,7 +307,7 @@ def test_a_tensor_of_another_type():
 
 
 def test_an_answer_without_end_is_cut_off(monkeypatch):
-    monkeypatch.setattr(serving, "MAX_ANSWER", 1000)
+    monkeypatch.setattr(module, "MAX_ANSWER", 1000)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve():

@@ -14,10 +14,12 @@ from local_server import encode
 from converters.encoded_images import MAX_SCANS, _network_size, _placement, _read, _warp
 from dekr_tf import geometry
 from dekr_tf.errors import InputError
-from dekr_tf.images import decode_image
-from dekr_tf.inference.detector import bounded_network_size
+from dekr_tf.files.images import decode_image
+from dekr_tf.preprocessing import bounded_network_size
 
 MAX_PIXELS = 300 * 400
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

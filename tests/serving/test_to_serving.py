@@ -12,25 +12,24 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from converters.encoded_images import MAX_IMAGES
-from converters.to_serving import (
-    ServingOptions,
-    _final_poses,
-    docker_command,
-    export_serving,
-    predict_oks,
-    select_poses,
-)
+from converters.serving_files import docker_command
+from converters.serving_graph import ServingOptions, expected_similarity, final_poses, predict_oks, select_poses
+from converters.to_serving import export_serving
+from dekr_tf import oks
 from dekr_tf.cli.main import main
-from dekr_tf.config import DecoderConfig
+from dekr_tf.config import Config, DecoderConfig
 from dekr_tf.errors import InputError
-from dekr_tf.images import MAX_PIXELS
+from dekr_tf.files.images import MAX_PIXELS
 from dekr_tf.inference import decoder
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.inference.runtimes import POSES, KerasRuntime
+from dekr_tf.inference.engines import POSES, KerasEngine
+from dekr_tf.keypoints import COCO
 from dekr_tf.models import save_model
 from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.poses import Poses
-from dekr_tf.sidecar import Artifact, read_sidecar
+from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +82,7 @@ def test_poses_are_those_of_the_detector(any_size_model, detector, photos):
 
 
 def test_pose_nms_has_something_to_do(detector, photos):
-    candidates = detector.runtime(detector.network_inputs(photos[0])[0][0][None])[2]
+    candidates = detector.engine.run(detector.preprocessor(photos[0])[0][0][None])[2]
     assert np.count_nonzero(candidates) > len(detector(photos[0]))
 
 
@@ -99,8 +98,8 @@ def test_what_is_found_does_not_depend_on_the_company(any_size_model, photos):
 def test_flip_test_rescoring_and_one_size_are_those_of_the_detector(fixed_size_model, network, rescoring_net, photos):
     model, sidecar = network
     artifact = Artifact(graph="poses", input_sizes=((64, 96),))
-    runtime = KerasRuntime(build_pose_model(model, sidecar, flip=True), POSES)
-    detector = PoseDetector(runtime, sidecar.model_copy(update={"artifact": artifact}), rescore=rescoring_net)
+    engine = KerasEngine(build_pose_model(model, sidecar, flip=True), POSES)
+    detector = PoseDetector(engine, sidecar.model_copy(update={"artifact": artifact}), rescore=rescoring_net)
     # The third is made smaller by three, to the pixel; the fourth is no image.
     outputs = find(fixed_size_model, [encode(photos[0]), encode(photos[2]), b"no image", encode(photos[1][:, :96])])
     for index, photo in ((0, photos[0]), (1, photos[2]), (3, photos[1][:, :96])):
@@ -238,7 +237,7 @@ def test_the_command_adds_a_model_and_other_files_stay(network, detector, photos
     assert (tmp_path / "docker-compose.yaml").read_text() == "mine"
     # Without pose NMS, all candidates are there.
     outputs = find(tf.saved_model.load(str(tmp_path / "new" / "2")), [encode(photos[0])])
-    candidates = detector.runtime(detector.network_inputs(photos[0])[0][0][None])[2]
+    candidates = detector.engine.run(detector.preprocessor(photos[0])[0][0][None])[2]
     assert outputs["num_poses"][0] == np.count_nonzero(candidates)
 
 
@@ -312,7 +311,7 @@ def pose_nms_graph():
         "center_scores": tf.TensorSpec((None, 30)),
     }
     return tf.function(
-        lambda candidates: _final_poses(select_poses(candidates, DecoderConfig()), None),
+        lambda candidates: final_poses(select_poses(candidates, DecoderConfig()), None),
         input_signature=[specification],
         autograph=False,
     )
@@ -333,6 +332,15 @@ def test_pose_nms_is_that_of_numpy(pose_nms_graph, seed, found, spread):
         actual = poses_of(outputs, index)
         np.testing.assert_array_equal(actual.keypoints, expected.keypoints)
         np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([0.0, 1.0, 300.0]))
+def test_expected_similarity_is_that_of_numpy(seed, size):
+    keypoints = np.random.default_rng(seed).uniform(0, size, (2, 5, 17, 2)).astype(np.float32)
+    sidecar = Sidecar.from_config(Config(decoder={"keypoint_error": 7}))
+    actual = expected_similarity(tf.constant(keypoints), sidecar)
+    expected = [oks.expected_similarity(each, 7, COCO.oks_sigmas) for each in keypoints]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([0.0, 1e-3, 1.0, 300.0]))

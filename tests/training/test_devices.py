@@ -15,6 +15,8 @@ from dekr_tf.training.devices import is_chief, lost_machines, open_strategy, rea
 
 HERE = Path(__file__).parent
 
+pytestmark = pytest.mark.slow
+
 
 def flat(values):
     return np.concatenate([np.ravel(value) for value in values]) if values else np.zeros(0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -9,7 +10,9 @@ from dekr_tf.models import build_dekr, save_model
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.initial_weights import load_initial_weights
 
-TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(8)
+
+pytestmark = pytest.mark.slow
 
 
 def config_of(names, **head):

@@ -18,6 +18,8 @@ from dekr_tf.training.model import DekrTraining
 
 HERE = Path(__file__).parent
 
+pytestmark = pytest.mark.slow
+
 
 def run(program, backend, *words):
     """What a program prints in a process of its own."""

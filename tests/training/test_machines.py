@@ -14,6 +14,8 @@ from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.pipeline import train_dataset
 from dekr_tf.data.samples import LabelledImages
 
+pytestmark = pytest.mark.slow
+
 
 def free_ports(count):
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]

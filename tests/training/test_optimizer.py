@@ -15,6 +15,8 @@ OPTIONS = {
     "schedule": {"learning_rate": keras.optimizers.schedules.PiecewiseConstantDecay([2, 4], [0.1, 0.01, 0.001])},
 }
 
+pytestmark = pytest.mark.slow
+
 
 def weights_after(optimizer, steps, jit_compile):
     generator = np.random.default_rng(0)

@@ -12,6 +12,8 @@ from dekr_tf.training.recompute import segments
 
 CHANNELS = {"heatmap": 3, "heatmap_weight": 3, "offset": 4, "offset_weight": 4}
 
+pytestmark = pytest.mark.slow
+
 
 def test_recomputing_changes_nothing():
     config = Config(

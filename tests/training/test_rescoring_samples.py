@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import read_labels
 from dekr_tf.errors import InputError
 from dekr_tf.evaluation.crowdpose import area_of_box
+from dekr_tf.files.coco_format import read_labels
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.training.rescoring_samples import RescoringSamples, collect_samples
 

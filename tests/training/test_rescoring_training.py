@@ -12,6 +12,8 @@ from dekr_tf.training.rescoring_samples import RescoringSamples
 
 BOW = KeypointSchema(name="bow", names=("a", "b", "c"), edges=((0, 1), (1, 2)), normalization_edges=((0, 1),))
 
+pytestmark = pytest.mark.slow
+
 
 def draw(count, seed):
     """Poses whose OKS is the mean keypoint score, halved where c is right of a."""

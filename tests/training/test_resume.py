@@ -8,6 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dekr_tf.models import load_model
 
+pytestmark = pytest.mark.slow
+
 
 def assert_same_run(folder, expected):
     """The states and the models of two runs are equal, bit by bit, and the curves but for rounding.

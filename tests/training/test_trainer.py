@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from networks import tiny_hrnet
 
 from dekr_tf.config import Config, TrainingConfig, load_config
 from dekr_tf.data.synthetic import write_dataset
@@ -17,7 +18,9 @@ from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.model import DekrTraining
 from dekr_tf.training.trainer import _check_folder, _settings_of_the_run, _warn_of_late_drops, load_backbone, train
 
-TINY = {"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+TINY = tiny_hrnet(8)
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +117,6 @@ def test_training_starts_from_the_backbone(run):
 def test_the_learning_rate_drops_after_the_epochs_of_the_config(run):
     # Two steps an epoch.
     np.testing.assert_allclose(run[4].rates, [1e-2] * 10 + [1e-3] * 4 + [1e-4] * 2, rtol=1e-6)
-
-
-@pytest.fixture
-def eagerly():
-    """Without graphs, which take longer to make than a few steps do."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 TF_DATA_HAS_GRAPHS = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")

@@ -34,6 +34,8 @@ make, TrainingSamples.make, trainer.build_dekr = TrainingSamples.make, slow, net
 trainer.train(load_config(sys.argv[1]), Path(sys.argv[2]))
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
 def test_the_program_ends_with_the_error(tmp_path, backend):

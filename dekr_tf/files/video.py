@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output, is_file
-from dekr_tf.images import check_pixels, opencv_name
-from dekr_tf.opencv import silent
+from dekr_tf.files.images import check_pixels, opencv_name
+from dekr_tf.files.inputs import is_file
+from dekr_tf.files.opencv import silent
+from dekr_tf.files.outputs import atomic_output
 
 #: Files that count as videos, by suffix in lower case.
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})

@@ -7,7 +7,7 @@ from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from dekr_tf import serving_messages
+from dekr_tf.serving import messages
 
 OFFICIAL = {
     each.DESCRIPTOR.name: each.DESCRIPTOR
@@ -15,10 +15,10 @@ OFFICIAL = {
 } | {"PredictResponse": PredictResponse.DESCRIPTOR}
 
 
-@pytest.mark.parametrize("name", serving_messages.FIELDS)
+@pytest.mark.parametrize("name", messages.FIELDS)
 def test_fields_are_the_official_ones(name):
-    fields = serving_messages.PredictRequest.DESCRIPTOR.file.message_types_by_name[name].fields
-    assert len(fields) == len(serving_messages.FIELDS[name])
+    fields = messages.PredictRequest.DESCRIPTOR.file.message_types_by_name[name].fields
+    assert len(fields) == len(messages.FIELDS[name])
     for field in fields:
         official = OFFICIAL[name].fields_by_name[field.name]
         assert (field.number, field.is_repeated) == (official.number, official.is_repeated)
@@ -31,7 +31,7 @@ def test_fields_are_the_official_ones(name):
 
 
 def test_a_request_is_what_the_official_message_reads():
-    request = serving_messages.PredictRequest()
+    request = messages.PredictRequest()
     request.model_spec.name = "dekr"
     request.model_spec.version.value = 3
     tensor = request.inputs["image_bytes"]

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from dekr_tf.coco_format import box_around, read_labels
 from dekr_tf.errors import InputError
+from dekr_tf.files.coco_format import box_around, read_labels
 from dekr_tf.keypoints import COCO, KeypointSchema
 
 PAIR = KeypointSchema(name="pair", names=("left", "right"), flip_pairs=((0, 1),))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from file_server import FileServer, running
 
-from dekr_tf import download as module
-from dekr_tf.download import download
 from dekr_tf.errors import InputError
+from dekr_tf.files import download as module
+from dekr_tf.files.download import download
 
 CONTENT = np.random.default_rng(0).bytes(50_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dekr_tf.errors import InputError
-from dekr_tf.image_size import size_in_header
-from dekr_tf.images import check_images, decode_image, find_images, open_images, read_image, write_image
+from dekr_tf.files.image_size import size_in_header
+from dekr_tf.files.images import check_images, decode_image, find_images, open_images, read_image, write_image
 
 RAMP = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
 COLORS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
@@ -339,10 +339,10 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
     ):
         decode_image(data, "bomb", exif_orientation=True)
     # Of a format whose header is not read.
-    monkeypatch.setattr("dekr_tf.images.MAX_PIXELS", 23)
+    monkeypatch.setattr("dekr_tf.files.images.MAX_PIXELS", 23)
     with pytest.raises(InputError, match=r"at most 23 pixels\. Received: 4x6"):
         decode_image(encode(COLORS, ".webp"), "photo", exif_orientation=True)
-    monkeypatch.setattr("dekr_tf.images.MAX_PIXELS", 24)
+    monkeypatch.setattr("dekr_tf.files.images.MAX_PIXELS", 24)
     for suffix in (".webp", ".png"):
         assert decode_image(encode(COLORS, suffix), "photo", exif_orientation=True).shape == (4, 6, 3)
 

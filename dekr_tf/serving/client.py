@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from dekr_tf.errors import InputError, ServingError
-from dekr_tf.images import decode_image
-from dekr_tf.json_values import parse_numbers
+from dekr_tf.files.image_size import JPEG_START, PNG_START
+from dekr_tf.files.images import decode_image
+from dekr_tf.files.json_values import parse_numbers
 from dekr_tf.poses import Poses
 
 #: Bytes of the largest answer that is read.
@@ -31,7 +32,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 SIGNATURE = "serving_default"
 OUTPUTS = "keypoints", "scores", "num_poses"
 #: What the served graph decodes itself.
-_SENT_AS_THEY_ARE = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_SENT_AS_THEY_ARE = (JPEG_START + b"\xff", PNG_START)
 #: Status codes of gRPC that REST has in HTTP's terms.
 _HTTP_CODES = {
     400: "INVALID_ARGUMENT",
@@ -197,7 +198,7 @@ class _Grpc:
     def __init__(self, scheme, address, name, version):
         import grpc
 
-        from dekr_tf.serving_messages import METHOD, PredictRequest, PredictResponse
+        from dekr_tf.serving.messages import METHOD, PredictRequest, PredictResponse
 
         self._grpc = grpc
         self._request = PredictRequest()

@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import (
-    atomic_output,
-    atomic_outputs,
-    check_outputs,
-    is_file,
-    is_folder,
-    read_json,
-    read_yaml,
-    write_text,
-)
+from dekr_tf.files.inputs import is_file, is_folder, read_json, read_yaml
+from dekr_tf.files.outputs import atomic_output, atomic_outputs, check_outputs, write_text
 
 
 @contextlib.contextmanager
@@ -162,7 +154,7 @@ def test_a_file_that_cannot_be_replaced_is_written_to(tmp_path, monkeypatch):
 def test_open_files_are_written_to(tmp_path):
     program = (
         "import os, sys\n"
-        "from dekr_tf.files import atomic_outputs, check_outputs, write_text\n"
+        "from dekr_tf.files.outputs import atomic_outputs, check_outputs, write_text\n"
         "print('before')\n"
         "for name in ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1', 'link'):\n"
         "    check_outputs([name])\n"
@@ -179,7 +171,7 @@ def test_open_files_are_written_to(tmp_path):
     path.write_text("an older and much longer text, which the shell's > would have removed\n" * 9)
     lines = ["before", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link", "after"]
     lines.append("expected the name of a file or folder to write. Received: /dev/stdout")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with open(path, "w") as file:
         inode = os.fstat(file.fileno()).st_ino
         subprocess.run([sys.executable, "-c", program], stdout=file, cwd=tmp_path, env=environment, check=True)
@@ -302,7 +294,8 @@ def test_a_closed_folder_is_said():
     program = (
         "import os, sys, tempfile\n"
         "from dekr_tf.errors import InputError\n"
-        "from dekr_tf.files import is_file, write_text\n"
+        "from dekr_tf.files.inputs import is_file\n"
+        "from dekr_tf.files.outputs import write_text\n"
         "folder = tempfile.mkdtemp()\n"
         "os.chmod(folder, 0)\n"
         "for act in (is_file, lambda path: write_text(path, '')):\n"

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.cocoeval import COCOeval
 
-from dekr_tf.evaluation.oks import object_keypoint_similarity
 from dekr_tf.keypoints import COCO, CROWDPOSE
+from dekr_tf.oks import expected_similarity, object_keypoint_similarity
 
 
 def test_a_hand_computed_table():
@@ -79,3 +79,23 @@ def test_equals_pycocotools(seed, schema, poses, people, labelled, spread):
 
     ours = object_keypoint_similarity(found, labels, areas, boxes, schema.oks_sigmas)
     np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_expected_similarity_of_a_hand_computed_table():
+    # A box of 10 x 20 pixels: area 0.53 * 200 = 106; sigma 0.5 gives s^2 = 106, sigma 1 gives 424.
+    keypoints = np.array([[[5, 5, 0.1], [15, 25, 0.9]], [[3, 3, 1], [3, 9, 1]]])
+    similarity = expected_similarity(keypoints, 2, [0.5, 1])
+    np.testing.assert_allclose(similarity, [[106 / 110, 424 / 428], [0, 0]], rtol=1e-12)
+
+
+def test_expected_similarity_is_the_mean_over_random_errors():
+    truth = np.array([[0, 0, 2], [40, 60, 2], [20, 30, 2]], float)
+    sigmas = [0.05, 0.1, 0.2]
+    errors = np.random.default_rng(0).normal(0, 5, (40_000, 3, 2))
+    area = 0.53 * 40 * 60
+    similarity = [
+        object_keypoint_similarity(truth[None, [k], :2] + errors[:, [k]], truth[None, [k]], [area], [[0, 0, 1, 1]], [s])
+        for k, s in enumerate(sigmas)
+    ]
+    expected = expected_similarity(truth[None], 5, sigmas)[0]
+    np.testing.assert_allclose(np.mean(similarity, axis=(1, 2)), expected, rtol=0.02)

@@ -2,7 +2,8 @@
 
 import struct
 
-_JPEG_START = b"\xff\xd8"
+JPEG_START = b"\xff\xd8"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 # Frame headers are C0 to CF without the tables that lie among them.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers that no length follows: fill bytes, data bytes, restarts and starts.
@@ -19,9 +20,9 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
         data: content of the file.
     """
     try:
-        if data.startswith(_JPEG_START):
+        if data.startswith(JPEG_START):
             return _jpeg_size(data)
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data.startswith(PNG_START):
             return struct.unpack_from(">II", data, 16)[::-1]
         if data.startswith(b"BM"):
             (header,) = struct.unpack_from("<I", data, 14)
@@ -36,7 +37,7 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    position = len(_JPEG_START)
+    position = len(JPEG_START)
     while (position := data.find(b"\xff", position)) >= 0:
         (kind,) = struct.unpack_from("B", data, position + 1)
         if kind in _JPEG_FRAMES:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.json_values import LARGEST, is_finite_number, is_whole_number, parse_id, parse_numbers, received
+from dekr_tf.files.json_values import LARGEST, is_finite_number, is_whole_number, parse_id, parse_numbers, received
 
 HUGE = 10**400
 NO_NUMBERS = [True, False, float("nan"), float("inf"), -float("inf"), HUGE, 1e39, None, "1", [1], {}]

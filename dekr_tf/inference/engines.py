@@ -1,25 +1,27 @@
-"""Engines that run exported models without Keras: LiteRT, ONNX Runtime, TensorFlow's SavedModel."""
+"""Engines, which run a network behind one protocol: Keras, TensorFlow's SavedModel, LiteRT, ONNX Runtime."""
 
 import importlib
 import threading
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import exists, is_folder
-from dekr_tf.inference.sparse_head import SparseOffsetMap
 from dekr_tf.processors import available_processors
-from dekr_tf.sidecar import sidecar_path
-from dekr_tf.weights import resolve
 
-#: Name of the offset head's weights (`models.pose_model.fold_offset_head`) that go with a model that ends at the maps:
-#: inside a folder or a file that carries them.
-HEAD_MEMBER = "offset_head.npz"
+if TYPE_CHECKING:
+    import keras
+
+#: Outputs of a network that finds the candidate poses itself,
+POSES = "keypoints", "keypoint_scores", "center_scores"
+#: of one that ends at the maps,
+MAPS = "heatmap", "offset"
+#: and of one that ends before the branches of the offset head.
+FEATURES = "heatmap", "features"
 
 #: Packages with LiteRT's `interpreter` module. The second is the retired one, all there is for 32-bit Raspberry Pi.
 LITERT = "ai_edge_litert", "tflite_runtime"
@@ -28,7 +30,86 @@ LITERT = "ai_edge_litert", "tflite_runtime"
 SAVED_MODEL_SIGNATURES = {"float32": "serving_default", "uint8": "uint8"}
 
 
-class LiteRTEngine:
+class Engine(Protocol):
+    """Runs a network, and finds the candidate poses in its outputs.
+
+    A network that finds them itself needs `run` only. An engine of a network that ends at the maps goes into a
+    `candidates.MapDecoder`, which is an engine too.
+    """
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Runs the network.
+
+        Args:
+            images: (B, H, W, 3) float32 RGB, normalized with the sidecar's mean and std, or uint8 where the sidecar's
+                artifact says so; H and W multiples of 32.
+
+        Returns:
+            The outputs of the network, float32: what `candidates` takes.
+        """
+
+    def candidates(self, outputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Finds candidate poses, N in each image, in what `run` returned.
+
+        Returns:
+            keypoints (B, N, K, 2), x and y in pixels of the images; keypoint scores (B, N, K), center score times heat
+            value; center scores (B, N), in descending order, zero where there are no more candidates. An engine that
+            was opened with `heatmap` returns it as the fourth, (B, h, w, K + 1), the center last, with flip test the
+            mean. All float32.
+        """
+        return outputs
+
+    def undelegated_operators(self) -> dict[str, int] | None:
+        """Operators that no delegate took, where the engine has delegates: see `LiteRTEngine`."""
+        return None
+
+
+class FunctionEngine(Engine):
+    """A function as an engine, for a network that runs elsewhere.
+
+    Args:
+        function: from images to outputs, as `Engine.run`.
+    """
+
+    def __init__(self, function: Callable[[np.ndarray], tuple[np.ndarray, ...]]):
+        self._function = function
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `Engine`."""
+        return self._function(images)
+
+
+class KerasEngine(Engine):
+    """Runs a Keras model, with TensorFlow as one graph for all image sizes.
+
+    Args:
+        model: takes (B, H, W, 3), returns a dict.
+        outputs: what of the dict to return, in this order.
+    """
+
+    def __init__(self, model: "keras.Model", outputs: Sequence[str]):
+        import keras
+
+        self._to_numpy = keras.ops.convert_to_numpy
+        self._outputs = outputs
+
+        def infer(images):
+            return model(images, training=False)
+
+        if keras.backend.backend() == "tensorflow":
+            # Not `Model.predict_on_batch`: it compiles with XLA, anew for each image size.
+            import tensorflow as tf
+
+            infer = tf.function(infer, input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
+        self._infer = infer
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `Engine`."""
+        values = self._infer(images)
+        return tuple(np.asarray(self._to_numpy(values[name]), np.float32) for name in self._outputs)
+
+
+class LiteRTEngine(Engine):
     """Runs a `.tflite` file on the CPU, image by image.
 
     Args:
@@ -57,7 +138,8 @@ class LiteRTEngine:
         # An interpreter works in memory of its own, for one caller at a time.
         self._lock = threading.Lock()
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `Engine`."""
         try:
             with self._lock:
                 runner = self._runner(images.shape[1:3])
@@ -70,11 +152,11 @@ class LiteRTEngine:
     def undelegated_operators(self) -> dict[str, int] | None:
         """Operators that run one by one, since no delegate such as XNNPACK took them, by name with their number.
 
-        They are those of the first signature, and known after the first image. The runtime lists the operators that a
+        They are those of the first signature, and known after the first image. LiteRT lists the operators that a
         delegate replaced as well, so the graph is walked from its outputs.
 
         Returns:
-            The most frequent first; None if this version of the runtime does not say.
+            The most frequent first; None if this version of LiteRT does not say.
         """
         # There is no public form of it.
         list_operators = getattr(self._interpreter, "_get_ops_details", None)
@@ -98,7 +180,7 @@ class LiteRTEngine:
         return self._runners[size]
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """Runs an `.onnx` file with ONNX Runtime on the CPU; arguments and errors as for `LiteRTEngine`."""
 
     def __init__(self, path: Path, outputs: Sequence[str], threads: int | None = None):
@@ -118,11 +200,12 @@ class OnnxEngine:
         _check_outputs(path, outputs, [each.name for each in self._session.get_outputs()])
         self._outputs = list(outputs)
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `Engine`."""
         return tuple(self._session.run(self._outputs, {"image": images}))
 
 
-class SavedModelEngine:
+class SavedModelEngine(Engine):
     """Runs a SavedModel with TensorFlow.
 
     Args:
@@ -149,56 +232,12 @@ class SavedModelEngine:
         _check_outputs(path, outputs, self._function.structured_outputs)
         self._outputs = outputs
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `Engine`."""
         import tensorflow as tf
 
         values = self._function(image=tf.constant(images))
         return tuple(values[name].numpy() for name in self._outputs)
-
-
-class SparseMaps:
-    """A network that ends at heatmap and features, with the offset head behind it in NumPy.
-
-    Args:
-        engine: gives `heatmap` (B, h, w, K + 1) and `features` (B, h, w, C).
-        weights: of `models.pose_model.fold_offset_head`.
-    """
-
-    def __init__(self, engine, weights: Mapping[str, np.ndarray]):
-        self.engine = engine
-        self._weights = weights
-
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, list[SparseOffsetMap]]:
-        heatmaps, features = self.engine(images)
-        return heatmaps, [SparseOffsetMap(each, self._weights) for each in features]
-
-
-def head_path(model: str | Path) -> Path:
-    """Where the offset head's weights of a model lie that ends at the maps: in a folder, beside a file."""
-    return Path(model) / HEAD_MEMBER if is_folder(model) else Path(f"{model}.{HEAD_MEMBER}")
-
-
-def model_files(model: str | Path) -> list[Path]:
-    """The files that a model consists of, whether they are there or not: of a SavedModel, all that is in the folder."""
-    path = Path(resolve(model, "network"))
-    return [path, sidecar_path(path), head_path(path), *path.rglob("*")]
-
-
-def read_head(model: str | Path) -> dict[str, np.ndarray]:
-    """The offset head's weights of a model that ends at the maps; inside the file where they do not lie beside it.
-
-    Raises:
-        InputError: they are missing or damaged.
-    """
-    path = head_path(model)
-    try:
-        if exists(path):
-            with np.load(path) as arrays:
-                return dict(arrays)
-        with zipfile.ZipFile(model) as archive, archive.open(HEAD_MEMBER) as file, np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{model}: expected the weights of its offset head in {path}. {_line(error)}") from error
 
 
 def _litert():

@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import atomic_output, is_file, is_folder
-from dekr_tf.image_size import size_in_header
-from dekr_tf.opencv import silent
+from dekr_tf.files.image_size import JPEG_START, PNG_START, size_in_header
+from dekr_tf.files.inputs import is_file, is_folder
+from dekr_tf.files.opencv import silent
+from dekr_tf.files.outputs import atomic_output
 
 #: Files of a folder that count as images, by suffix in lower case.
 SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -35,7 +36,6 @@ _OTHER_SUFFIXES = frozenset(
 
 _log = logging.getLogger(__name__)
 
-_JPEG_START = b"\xff\xd8"
 # FF followed by 00 is a data byte, by FF a fill byte, by D0..D7 a restart inside the data.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -47,7 +47,6 @@ _JPEG_MISSING = 128
 _JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
 #: The tag of TIFF and EXIF.
 _ORIENTATION = 0x112
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: str | os.PathLike, *, exif_orientation: bool) -> np.ndarray:
@@ -352,9 +351,9 @@ def _read_file(path: str | os.PathLike) -> bytes:
 
 def _is_whole(data: bytes) -> bool:
     """Whether a JPEG, PNG or WebP file reaches its end; other formats are left to the decoder."""
-    if data.startswith(_JPEG_START):
+    if data.startswith(JPEG_START):
         return _jpeg_end(data) is not None and not _jpeg_lacks_parts(data)
-    if data.startswith(_PNG_START):
+    if data.startswith(PNG_START):
         return _png_is_whole(data)
     if data.startswith(b"RIFF"):
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
@@ -394,7 +393,7 @@ def _jpeg_ran_out(data: bytes, image: np.ndarray) -> bool:
         image: (H, W, 3), what OpenCV made of it.
     """
     corners = (image[y, x] for y in (np.s_[:4], np.s_[-4:]) for x in (np.s_[:4], np.s_[-4:]))
-    if not data.startswith(_JPEG_START) or not any((corner == _JPEG_MISSING).all() for corner in corners):
+    if not data.startswith(JPEG_START) or not any((corner == _JPEG_MISSING).all() for corner in corners):
         return False
     end = _jpeg_end(data)
     # Any bytes but FF, which begins a marker.
@@ -415,7 +414,7 @@ def _jpeg_end(data: bytes) -> int | None:
 def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Kind of each marker up to the end marker, where it begins, and where its segment ends."""
     # Segments are skipped by their length, since an embedded preview has an end marker of its own.
-    position = len(_JPEG_START)
+    position = len(JPEG_START)
     while marker := _JPEG_MARKER.search(data, position):
         kind, position = data[marker.end() - 1], marker.end()
         if kind not in (_JPEG_END, *_JPEG_WITHOUT_LENGTH):
@@ -475,7 +474,7 @@ def _jpeg_units(size: tuple[int, int], frame: Mapping[int, tuple[int, int]], com
 
 def _png_is_whole(data: bytes) -> bool:
     # The checksums too: on a wrong one, the decoder would print to standard error.
-    content, position = memoryview(data), len(_PNG_START)
+    content, position = memoryview(data), len(PNG_START)
     while position < len(data):
         end = position + 8 + int.from_bytes(content[position : position + 4], "big")
         chunk, checksum = content[position + 4 : end], content[end : end + 4]

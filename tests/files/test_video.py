@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.video import VideoReader, is_camera, is_video, write_video
+from dekr_tf.files.video import VideoReader, is_camera, is_video, write_video
 
 
 def frames(count, height=48, width=64):
@@ -164,7 +164,7 @@ def test_names_that_are_no_text_are_refused(tmp_path):
 def test_too_large_frames_are_refused(tmp_path, monkeypatch):
     with write_video(tmp_path / "clip.avi", (48, 64), 25.0) as add:
         add(np.zeros((48, 64, 3), np.uint8))
-    monkeypatch.setattr("dekr_tf.images.MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr("dekr_tf.files.images.MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(
         InputError, match=r"clip\.avi: expected at most 3071 pixels\. Received: 48x64 \(height x width\)$"
     ):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.files import read_json
-from dekr_tf.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
+from dekr_tf.files.inputs import read_json
+from dekr_tf.files.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
 from dekr_tf.keypoints import KeypointSchema, describe_categories, find_categories
 
 #: Area of a person per area of the bounding box, where a file has no areas; the CrowdPose toolkit's figure.

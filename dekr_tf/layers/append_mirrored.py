@@ -1,0 +1,21 @@
+"""Mirrored copies of images, for the flip test inside a graph."""
+
+import keras
+from keras import ops
+
+from dekr_tf.geometry import OUTPUT_STRIDE
+
+
+@keras.saving.register_keras_serializable("dekr_tf")
+class AppendMirrored(keras.layers.Layer):
+    """Images (B, H, W, 3) and, behind them, their mirrored copies: (2 B, H, W, 3).
+
+    The copies are shifted left by the stride minus one, so that their cells fall on the same pixels; the columns that
+    this leaves over repeat what they held (`inference.decoder.mirror_input`).
+    """
+
+    def call(self, images):
+        shift = OUTPUT_STRIDE - 1
+        mirrored = ops.flip(images, axis=2)
+        mirrored = ops.concatenate([mirrored[:, :, shift:], mirrored[:, :, -shift:]], axis=2)
+        return ops.concatenate([images, mirrored], axis=0)

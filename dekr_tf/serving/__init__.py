@@ -1,0 +1,5 @@
+"""The client of TensorFlow Serving."""
+
+from dekr_tf.serving.client import Client
+
+__all__ = ["Client"]
