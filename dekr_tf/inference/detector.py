@@ -46,8 +46,8 @@ class PoseDetector:
     (`preprocessing.Preprocessor`), `run_network` runs the network, and `decode` finds the people in what it gave.
 
     Args:
-        model: path of a model file, a name that `dekr weights` lists, a Keras model, an engine or a function
-            as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now.
+        model: path of a model file, a name that `dekr weights` lists, a `PoseEstimator`, a Keras model, an engine or
+            a function as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now.
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
