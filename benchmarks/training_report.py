@@ -67,8 +67,8 @@ def sheet(labels, results, schema) -> np.ndarray:
                     cv2.line(canvas, *points[list(edge)].tolist(), LABEL, 5, cv2.LINE_AA)
         if found:
             keypoints, score = max(found, key=lambda pose: pose[1])
-            poses = Poses((keypoints * (zoom, zoom, 1))[None], np.array([score]))
-            canvas = draw_poses(canvas, poses, schema)
+            poses = Poses((keypoints * (zoom, zoom, 1))[None], np.array([score]), schema)
+            canvas = draw_poses(canvas, poses)
         drawings.append(canvas)
     return make_sheet(drawings, columns=6)
 

@@ -141,7 +141,7 @@ def _samples(exported: Sidecar, photos: Sequence[np.ndarray]) -> dict[str, list[
     return samples
 
 
-def drawn_photos(count: int) -> list[np.ndarray]:
+def drawn_photos(count: int = 4) -> list[np.ndarray]:
     """Images (H, W, 3) uint8 RGB of synthetic people, where there are no photos to compare on."""
     generator = np.random.default_rng(0)
     return [draw_scene((256, 256), generator).image for _ in range(count)]

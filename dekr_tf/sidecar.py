@@ -19,6 +19,8 @@ VERSION = 1
 
 #: Name of the sidecar inside a folder, and inside a file that carries it.
 MEMBER = "sidecar.json"
+#: Where Keras keeps the config of a model, which holds the sidecar of a `PoseEstimator`.
+KERAS_CONFIG = "config.json"
 
 
 #: What the ImageNet weights of a backbone were trained on: RGB in 0..1 is normalised to (value - mean) / std.
@@ -122,6 +124,8 @@ def _embedded(model) -> Any:
     """The sidecar that a file carries, or None."""
     try:
         with zipfile.ZipFile(model) as archive:
+            if KERAS_CONFIG in archive.namelist():
+                return json.loads(archive.read(KERAS_CONFIG))["config"]["sidecar"]
             return json.loads(archive.read(MEMBER))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return None

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -84,9 +85,10 @@ def report_people(
         found[path] = poses
         if path in drawings:
             canvas = read_image(path, exif_orientation=True) if photo is None else photo
-            write_image(draw_poses(canvas, poses, schema, min_score=arguments.min_score), drawings[path])
+            shown = dataclasses.replace(poses, schema=schema).filter(arguments.min_score)
+            write_image(draw_poses(canvas, shown), drawings[path])
         if not arguments.output and not drawings:
-            tqdm.write(summary(poses, path, arguments.min_score))
+            tqdm.write(summary(poses.filter(arguments.min_score), path))
     if arguments.output:
         write_people(found, image_names(images), arguments.output, schema)
     check_none_refused(refused, images)
@@ -118,12 +120,10 @@ def write_people(
     Raises:
         InputError: the file cannot be written, or a table is asked for of poses of another skeleton.
     """
-    from dekr_tf.files.coco_format import poses_to_results
     from dekr_tf.files.outputs import atomic_output, write_text
-    from dekr_tf.poses import check_skeleton
 
     if output_format(output) == ".json":
-        people = [person for path, poses in found.items() for person in poses_to_results(poses, names[path])]
+        people = [person for path, poses in found.items() for person in poses.to_coco(**names[path])]
         write_text(output, json.dumps(people))
         return
     # A file name that is no text is written with escapes, as JSON does.
@@ -134,13 +134,12 @@ def write_people(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image_id", "file_name", "score", *keypoint_columns(schema)])
         for path, poses in found.items():
-            check_skeleton(poses, schema)
-            for person in poses_to_results(poses, names[path]):
+            for person in dataclasses.replace(poses, schema=schema).to_coco(**names[path]):
                 writer.writerow([person.get("image_id"), person["file_name"], person["score"], *person["keypoints"]])
 
 
 def keypoint_columns(schema: "KeypointSchema") -> list[str]:
-    """Headings of a table for the numbers of `poses_to_results`."""
+    """Headings of a table for the numbers of `Poses.to_coco`."""
     return [f"{name}_{value}" for name in schema.names for value in ("x", "y", "score")]
 
 
@@ -161,11 +160,10 @@ def image_names(images: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     }
 
 
-def summary(poses: "Poses", path: Path | str, min_score: float) -> str:
+def summary(poses: "Poses", path: Path | str) -> str:
     """One line for people to read, best person first."""
-    scores = sorted((score for score in poses.scores if score >= min_score), reverse=True)
-    line = f"{path}: 1 person" if len(scores) == 1 else f"{path}: {len(scores)} people"
-    return f"{line}, scores {' '.join(f'{score:.2f}' for score in scores)}" if scores else line
+    line = f"{path}: 1 person" if len(poses) == 1 else f"{path}: {len(poses)} people"
+    return f"{line}, scores {' '.join(f'{score:.2f}' for score in poses.scores)}" if len(poses) else line
 
 
 def drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:

@@ -16,15 +16,13 @@ from dekr_tf.cli.photos import keypoint_columns, output_format, summary
 from dekr_tf.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from dekr_tf.files.video import VideoReader
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.keypoints import KeypointSchema
     from dekr_tf.poses import Poses
 
-#: Adds a frame: its number, seconds, the people, and their numbers, 0 of those who are not followed.
-AddFrame = Callable[[int, float, "Poses", "np.ndarray | None"], None]
+#: Adds a frame: its number, seconds and the people.
+AddFrame = Callable[[int, float, "Poses"], None]
 
 
 def predict_video(
@@ -43,7 +41,6 @@ def predict_video(
         InputError: there are several sources, the source gives no frame, or model or outputs are not usable; then
             nothing is written.
     """
-    import numpy as np
     from tqdm import tqdm
 
     from dekr_tf.files.outputs import check_outputs
@@ -70,29 +67,21 @@ def predict_video(
         text = stack.enter_context(_open_text(output)) if output else None
         detector = open_detector()
         schema = detector.sidecar.schema
-        tracker = PoseTracker(schema.oks_sigmas) if arguments.track else None
+        tracker = PoseTracker(schema.oks_sigmas, min_score=arguments.min_score) if arguments.track else None
         add_poses = stack.enter_context(_FORMATS[output_format(output)](text, video, schema)) if text else None
         stopped = stack.enter_context(_interrupt_ends()) if camera else threading.Event()
         total = min((count for count in (arguments.frames, video.frame_count) if count), default=None)
         progress = stack.enter_context(tqdm(total=total, unit="frame", disable=not sys.stderr.isatty()))
         count, start = 0, None
-        for seconds, frame in video:
-            try:
-                poses = detector(frame)
-            except InputError as error:
-                raise InputError(f"{source}: {error}") from error
-            track_ids = None
-            if tracker:
-                followed = poses.scores >= arguments.min_score
-                track_ids = np.zeros(len(poses), int)
-                track_ids[followed] = tracker.update(poses[followed])
+        for seconds, frame, found in detector.stream(video):
+            poses = tracker.update(found) if tracker else found
             if add_poses:
-                add_poses(count, seconds, poses, track_ids)
+                add_poses(count, seconds, poses)
+            shown = poses.filter(arguments.min_score)
             if add_drawing:
-                drawing = draw_poses(frame, poses, schema, min_score=arguments.min_score, track_ids=track_ids)
-                add_drawing(drawing, seconds)
+                add_drawing(draw_poses(frame, shown), seconds)
             if not text and not draw:
-                tqdm.write(summary(poses, f"{source} frame {count}", arguments.min_score))
+                tqdm.write(summary(shown, f"{source} frame {count}"))
             count += 1
             progress.update()
             # The first frame takes longer, as the network's graph is made for it.
@@ -136,8 +125,6 @@ def _interrupt_ends() -> Iterator[threading.Event]:
 @contextlib.contextmanager
 def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
     """A JSON mapping, of which every frame is written when it is there."""
-    from dekr_tf.files.coco_format import poses_to_results
-
     head = {
         "source": video.source,
         "width": video.size[1],
@@ -148,12 +135,9 @@ def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterat
     file.write(json.dumps(head)[:-1] + ', "frames": [')
     comma = "\n"
 
-    def add(number, seconds, poses, track_ids):
+    def add(number, seconds, poses):
         nonlocal comma
-        people = poses_to_results(poses, {})
-        if track_ids is not None:
-            people = [{"track_id": _known(track), **person} for person, track in zip(people, track_ids, strict=True)]
-        file.write(comma + json.dumps({"frame": number, "time": round(seconds, 3), "poses": people}))
+        file.write(comma + json.dumps({"frame": number, "time": round(seconds, 3), "poses": poses.to_coco()}))
         comma = ",\n"
 
     yield add
@@ -163,21 +147,15 @@ def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterat
 @contextlib.contextmanager
 def _csv_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
     """A table with a row for each person in each frame."""
-    from dekr_tf.files.coco_format import poses_to_results
-
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["frame", "time", "track_id", "score", *keypoint_columns(schema)])
 
-    def add(number, seconds, poses, track_ids):
-        for index, person in enumerate(poses_to_results(poses, {})):
-            track = None if track_ids is None else _known(track_ids[index])
+    def add(number, seconds, poses):
+        for person in poses.to_coco():
+            track = person.get("track_id")
             writer.writerow([number, round(seconds, 3), track, person["score"], *person["keypoints"]])
 
     yield add
-
-
-def _known(track_id: int) -> int | None:
-    return int(track_id) or None
 
 
 _FORMATS = {".json": _json_frames, ".csv": _csv_frames}

@@ -11,7 +11,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.evaluation.coco import evaluate_coco
 from dekr_tf.evaluation.crowdpose import evaluate_crowdpose
 from dekr_tf.evaluation.pck import evaluate_pck
-from dekr_tf.files.coco_format import ImageLabels, poses_to_results
+from dekr_tf.files.coco_format import ImageLabels
 from dekr_tf.files.images import check_images
 from dekr_tf.files.json_values import is_finite_number
 from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
@@ -107,11 +107,7 @@ def detect_people(
                 raise InputError(f"{', '.join(image.file_name for image in batch)}: {error}") from error
             found.update(zip((image.image_id for image in batch), poses, strict=True))
             bar.update(len(batch))
-    return [
-        entry
-        for image in labels
-        for entry in poses_to_results(found[image.image_id], {"image_id": image.image_id}, category)
-    ]
+    return [entry for image in labels for entry in found[image.image_id].to_coco(image.image_id, category_id=category)]
 
 
 def _declared_size(image: ImageLabels) -> tuple[int, int] | None:

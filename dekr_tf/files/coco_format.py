@@ -11,7 +11,6 @@ from dekr_tf.errors import InputError
 from dekr_tf.files.inputs import read_json
 from dekr_tf.files.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
 from dekr_tf.keypoints import KeypointSchema, describe_categories, find_categories
-from dekr_tf.poses import Poses
 
 #: Area of a person per area of the bounding box, where a file has no areas; the CrowdPose toolkit's figure.
 AREA_PER_BOX = 0.53
@@ -158,34 +157,6 @@ def read_labels(
                     "--category or data.category chooses one"
                 ) from error
     return [ImageLabels(image_id, tuple(people), image, where) for image_id, (image, where, people) in images.items()]
-
-
-def poses_to_results(poses: Poses, image: Mapping[str, Any], category_id: int | str = 1) -> list[dict[str, Any]]:
-    """The people found in one image as entries of a COCO results file.
-
-    Args:
-        poses: in pixels of the image.
-        image: what names the image in each entry: `image_id`, `file_name`, or both.
-        category_id: of people.
-
-    Returns:
-        An entry a person, with coordinates to 1/1000 pixel and scores to seven digits, what float32 holds.
-    """
-
-    def digits(score):
-        return float(f"{score:.7g}")
-
-    return [
-        {
-            **image,
-            "category_id": category_id,
-            "keypoints": [
-                value for x, y, heat in keypoints.tolist() for value in (round(x, 3), round(y, 3), digits(heat))
-            ],
-            "score": digits(score),
-        }
-        for keypoints, score in poses
-    ]
 
 
 def parse_keypoints(values: Any, schema: KeypointSchema, where: str) -> np.ndarray:

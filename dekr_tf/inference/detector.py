@@ -2,14 +2,15 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
+from dekr_tf.files.video import VideoReader
 from dekr_tf.inference.decoder import discount_scores, select_poses
 from dekr_tf.inference.engines import Engine
 from dekr_tf.inference.matching import match_keypoints
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
     import keras
 
 
+class VideoFrame(NamedTuple):
+    """A frame of a video, and the people in it.
+
+    Attributes:
+        seconds: since the start of the file, or since the camera was opened.
+        image: (H, W, 3) uint8 RGB.
+        poses: in pixels of the image.
+    """
+
+    seconds: float
+    image: np.ndarray
+    poses: Poses
+
+
 class PoseDetector:
     """Finds the people in photos with one network; call it with a photo. Several threads may share it.
 
@@ -31,8 +46,8 @@ class PoseDetector:
     (`preprocessing.Preprocessor`), `run_network` runs the network, and `decode` finds the people in what it gave.
 
     Args:
-        model: path of a model file, a name that `dekr weights` lists, a Keras model, an engine or a function
-            as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now.
+        model: path of a model file, a name that `dekr weights` lists, a `PoseEstimator`, a Keras model, an engine or
+            a function as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now.
         sidecar: settings of a model that is not a file.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
@@ -99,7 +114,7 @@ class PoseDetector:
             image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
 
         Returns:
-            Poses in pixels of the (upright) photo.
+            Poses in pixels of the (upright) photo, with the model's skeleton.
 
         Raises:
             InputError: the file cannot be read, the array is not an image, the photo is too elongated, or the network's
@@ -131,6 +146,31 @@ class PoseDetector:
             found.update(zip(group, poses, strict=True))
         return [found[index] for index in range(len(inputs))]
 
+    def stream(self, source: str | os.PathLike | VideoReader) -> Iterator[VideoFrame]:
+        """Finds the people in a video file, or in what a camera sees, frame by frame.
+
+        The source is closed after the last frame, or when the iterator is closed or garbage collected.
+
+        Args:
+            source: path of a video file, `camera:0` for the first camera, or an open reader.
+
+        Returns:
+            An iterator over the frames, each of which is read when its turn comes.
+
+        Raises:
+            InputError: there is no such file or camera, or the file is no video; later, as for a single photo.
+        """
+        return self._frames(source if isinstance(source, VideoReader) else VideoReader(source))
+
+    def _frames(self, video: VideoReader) -> Iterator[VideoFrame]:
+        with video:
+            for seconds, image in video:
+                try:
+                    poses = self(image)
+                except InputError as error:
+                    raise InputError(f"{video.source}: {error}") from error
+                yield VideoFrame(seconds, image, poses)
+
     def run_network(self, inputs: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """Runs the network, the second step.
 
@@ -159,7 +199,7 @@ class PoseDetector:
             found = self._select(views, placement.size)
             keypoints = found.keypoints.copy()
             keypoints[..., :2] = placement.to_photo(keypoints[..., :2])
-            poses.append(Poses(keypoints, found.scores))
+            poses.append(Poses(keypoints, found.scores, self.sidecar.schema))
         return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
 
     def _select(self, views: Sequence[View], size: tuple[int, int]) -> Poses:

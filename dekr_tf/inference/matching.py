@@ -6,6 +6,7 @@ lib/core/match.py.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 import cv2
@@ -76,7 +77,7 @@ def match_keypoints(
         for number in np.flatnonzero(converged):
             rows, index = people[number]
             keypoints[rows, index, :2] = (tops[number] + corners[number])[::-1]
-    return Poses(keypoints, poses.scores)
+    return replace(poses, keypoints=keypoints)
 
 
 def find_peaks(heatmap: np.ndarray, count: int) -> np.ndarray:

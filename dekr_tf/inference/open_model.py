@@ -47,7 +47,8 @@ def open_model(
 
     Args:
         model: path of a model: `.keras`, `.weights.h5`, `.weights.npz`, `.tflite`, `.onnx` or a SavedModel's folder;
-            a Keras model; or an engine, or a function as its `run`, of maps with `dense`, else of poses.
+            a `PoseEstimator`; a Keras model; or an engine, or a function as its `run`, of maps with `dense`, else of
+            poses.
         sidecar: settings of a model that is not a file; a file brings its own.
         config: of the experiment, where there is no sidecar.
         flip: with flip test.
@@ -65,6 +66,8 @@ def open_model(
         from dekr_tf.models import load_model
 
         model, sidecar = load_model(model, config)
+    elif hasattr(model, "sidecar"):  # A `PoseEstimator`.
+        model, sidecar = model.network, sidecar or model.sidecar
     elif sidecar is None:
         if config is None:
             raise InputError("expected a sidecar or a config beside a model that is not a file. Received: neither")

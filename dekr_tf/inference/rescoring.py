@@ -5,7 +5,7 @@ The net and the poses that it learns from lie in `.npz` files, each with its ske
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,7 @@ class RescoringNet:
 
     def rescore(self, poses: Poses) -> Poses:
         """The same poses, each pose score times the OKS to expect, and by that best first."""
-        return Poses(poses.keypoints, self.predict_oks(poses.keypoints) * poses.scores)
+        return replace(poses, scores=self.predict_oks(poses.keypoints) * poses.scores)
 
     def save(self, path: str | Path) -> None:
         """Writes the net as an `.npz` file.

@@ -1,7 +1,7 @@
 """Who is who from one frame of a video to the next, by how well their poses fit each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,30 +33,42 @@ class PoseTracker:
         oks_sigmas: K falloffs of the skeleton, K >= 2.
         threshold: least similarity of two poses of one person, 0 to 1.
         max_missed: someone who is not found in this many frames in a row, or fewer, keeps the number.
+        min_score: people with a lower pose score are not followed.
 
     Raises:
         InputError: the skeleton has a single keypoint, so that poses have no size.
     """
 
-    def __init__(self, oks_sigmas: Sequence[float], *, threshold: float = 0.3, max_missed: int = 15):
+    def __init__(
+        self, oks_sigmas: Sequence[float], *, threshold: float = 0.3, max_missed: int = 15, min_score: float = 0.0
+    ):
         if len(oks_sigmas) < 2:
             raise InputError(f"tracking: expected a skeleton of two keypoints or more. Received: {len(oks_sigmas)}")
         self.falloffs = MOTION * np.asarray(oks_sigmas)
         self.threshold = threshold
         self.max_missed = max_missed
+        self.min_score = min_score
         self._tracks: list[_Track] = []
         #: How many people have been seen, which is the highest number given.
         self.people = 0
 
-    def update(self, poses: Poses) -> np.ndarray:
+    def update(self, poses: Poses) -> Poses:
         """Numbers the people of the next frame.
 
         Args:
-            poses: N people, in pixels of the frame.
+            poses: in pixels of the frame.
 
         Returns:
-            (N,) int: from 1, in the order of the poses. It does not depend on that order who gets which number.
+            The same people with `track_ids`: from 1, or 0 for those who are not followed. Who gets which number does
+            not depend on the order of people with the same score.
         """
+        followed = self._number(poses.filter(self.min_score))
+        # Best first, so those who are not followed come last.
+        track_ids = np.zeros(len(poses), int)
+        track_ids[: len(followed)] = followed
+        return replace(poses, track_ids=track_ids)
+
+    def _number(self, poses: Poses) -> np.ndarray:
         keypoints = poses.keypoints[..., :2].astype(np.float64)
         # New people are numbered best first, whatever order the poses are in.
         order = np.lexsort((*keypoints.reshape(len(poses), 2 * len(self.falloffs)).T, -poses.scores))

@@ -3,8 +3,9 @@
 import keras
 from keras import layers, ops
 
-from dekr_tf.config import ModelConfig, OffsetHeadConfig
-from dekr_tf.keypoints import KeypointSchema
+from dekr_tf.config import ModelConfig, OffsetHeadConfig, parse_settings
+from dekr_tf.errors import InputError
+from dekr_tf.keypoints import COCO, KeypointSchema
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.backend import check_keras_settings
 from dekr_tf.layers.branch_conv import BranchConv2D
@@ -34,14 +35,18 @@ def keypoint_channels(config: OffsetHeadConfig, schema: KeypointSchema) -> int:
 
 
 def build_dekr(
-    config: ModelConfig, schema: KeypointSchema, image_size: tuple[int | None, int | None] = (None, None)
+    config: ModelConfig | None = None,
+    schema: KeypointSchema = COCO,
+    image_size: tuple[int | None, int | None] = (None, None),
+    **settings,
 ) -> keras.Model:
-    """Builds the network.
+    """Builds the network: `build_dekr(width=32, schema=COCO)`, or with the settings of an experiment.
 
     Args:
-        config: the backbone's size and the offset head's family.
+        config: the backbone's size and the offset head's family; without it, the settings that are given besides.
         schema: the skeleton of K keypoints.
         image_size: (height, width) of the input, multiples of 32; by default any.
+        settings: of `ModelConfig`.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 maps at stride 4:
@@ -49,9 +54,13 @@ def build_dekr(
         (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels.
 
     Raises:
-        InputError: Keras' settings are not those that the network needs.
+        InputError: a setting does not fit, or Keras' settings are not those that the network needs.
     """
     check_keras_settings()
+    if config is None:
+        config = parse_settings(ModelConfig, settings, "build_dekr")
+    elif settings:
+        raise InputError(f"build_dekr: expected a config or single settings, not both. Received: {', '.join(settings)}")
     image = keras.Input((*image_size, 3), name="image")
     if config.backbone == "hrnet":
         branches = hrnet(image, config)

@@ -65,6 +65,7 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
     try:
         if whole:
             model = keras.models.load_model(path, compile=False)
+            model = getattr(model, "network", model)  # Of a `PoseEstimator`.
         elif str(path).endswith(COMPACT):
             _read_compact(model, path)
         else:

@@ -17,7 +17,7 @@ from dekr_tf.files.outputs import atomic_output
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.models.files import save_model
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.estimator import PoseEstimator
 from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, save_state
 from dekr_tf.training.summaries import write_summaries
@@ -134,7 +134,7 @@ class RunFiles(keras.callbacks.Callback):
             raise TrainingError(f"cannot write to {self.output}; {done}. Received: {reason}") from error
 
 
-def copy_weights(model: DekrTraining, network: keras.Model) -> None:
+def copy_weights(model: PoseEstimator, network: keras.Model) -> None:
     """Gives a network for inference the weights of the one that is trained, or their moving averages."""
     values = {id(variable): variable for variable in model.network.variables}
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)

@@ -13,7 +13,7 @@ from keras import ops
 
 from dekr_tf.errors import InputError
 from dekr_tf.files.outputs import atomic_output
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.estimator import PoseEstimator
 
 #: Name of the file in a run's folder.
 STATE = "state.npz"
@@ -37,7 +37,7 @@ class Progress:
         return len(self.rows)
 
 
-def save_state(path: Path, model: DekrTraining, progress: Progress) -> None:
+def save_state(path: Path, model: PoseEstimator, progress: Progress) -> None:
     """Writes weights, optimizer and progress; a file that is there is replaced only by a whole one.
 
     Random numbers need no state: what is drawn depends on the seed, the epoch and the image alone.
@@ -50,7 +50,7 @@ def save_state(path: Path, model: DekrTraining, progress: Progress) -> None:
         os.fsync(file.fileno())
 
 
-def load_state(path: Path, model: DekrTraining) -> Progress:
+def load_state(path: Path, model: PoseEstimator) -> Progress:
     """Brings a model, built and compiled with the same settings, to where `save_state` saw it.
 
     Raises:
@@ -83,6 +83,6 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _variables(model: DekrTraining) -> Mapping[str, object]:
+def _variables(model: PoseEstimator) -> Mapping[str, object]:
     groups = {"network": model.network.variables, "optimizer": model.optimizer.variables}
     return {f"{group}/{number}": variable for group, list_ in groups.items() for number, variable in enumerate(list_)}

@@ -20,8 +20,8 @@ from dekr_tf.processors import available_processors
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.callbacks import LOG, RunFiles, StopOnNan, copy_weights
 from dekr_tf.training.devices import is_chief, lost_machines, open_strategy, placement
+from dekr_tf.training.estimator import PoseEstimator, adam
 from dekr_tf.training.initial_weights import load_backbone, load_initial_weights
-from dekr_tf.training.model import DekrTraining
 from dekr_tf.training.schedules import learning_rate
 from dekr_tf.training.state import STATE, Progress, load_state, remove_leftovers
 from dekr_tf.training.validation import ValidationSet
@@ -170,14 +170,14 @@ def _check_batch(settings, devices: int) -> None:
         )
 
 
-def build_training(config: Config, steps_per_epoch: int) -> DekrTraining:
+def build_training(config: Config, steps_per_epoch: int) -> PoseEstimator:
     """The network with losses and optimizer, for the devices of the strategy whose scope this is.
 
     Args:
         config: see `train`.
         steps_per_epoch: steps of Keras, `training.accumulation_steps` of which make an update.
     """
-    settings, sidecar = config.training, Sidecar.from_config(config)
+    settings = config.training
     with _precision(settings.precision):
         network = build_dekr(config.model, config.schema)
     freeze(network, settings)
@@ -186,19 +186,16 @@ def build_training(config: Config, steps_per_epoch: int) -> DekrTraining:
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
-    model = DekrTraining(
+    model = PoseEstimator(
         network,
+        Sidecar.from_config(config),
         settings.heatmap_loss_weight,
         settings.offset_loss_weight,
         targets=config.targets,
-        mean=sidecar.mean,
-        std=sidecar.std,
         gradient_checkpointing=settings.gradient_checkpointing,
         offset_cells=settings.offset_cells,
     )
     model.compile(_optimizer(settings, steps_per_epoch), jit_compile=settings.jit_compile)
-    # It is saved and loaded before its first step.
-    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -222,13 +219,12 @@ def _optimizer(settings: TrainingConfig, steps_per_epoch: int) -> keras.optimize
         # Keras moves the averages with every part of a batch.
         options |= {"use_ema": True, "ema_momentum": settings.ema_momentum ** (1 / settings.accumulation_steps)}
     rate = learning_rate(settings, steps_per_epoch)
-    if not _on_tensorflow():
-        return keras.optimizers.Adam(rate, **options)
-    from dekr_tf.training.optimizer import FusedAdam, ReplicaLossScale
+    optimizer = adam(rate, **options)
+    if settings.precision != "mixed_float16" or replica_count() == 1:
+        return optimizer
+    from dekr_tf.training.optimizer import ReplicaLossScale
 
-    optimizer = FusedAdam(rate, **options)
-    scaled = settings.precision == "mixed_float16" and replica_count() > 1
-    return ReplicaLossScale(optimizer) if scaled else optimizer
+    return ReplicaLossScale(optimizer)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,6 @@ class ValidationSet:
         """File names of the first images, and (H, W, 3) uint8 RGB drawings of what a detector finds in them."""
         for image in self.labels[: self.config.training.pictures]:
             photo = self.images.read(image.file_name)
-            drawing = draw_poses(photo, detector(photo), self.config.schema)
+            drawing = draw_poses(photo, detector(photo))
             zoom = min(1.0, PICTURE_SIZE / max(drawing.shape))
             yield image.file_name, cv2.resize(drawing, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)

@@ -1,13 +1,14 @@
 """Drawing people onto a photo, from the skeleton's description alone."""
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from dekr_tf.errors import InputError
 from dekr_tf.keypoints import KeypointSchema
-from dekr_tf.poses import Poses, check_skeleton
+from dekr_tf.poses import Poses
 
 LEFT_COLOR = (255, 140, 40)
 RIGHT_COLOR = (40, 150, 255)
@@ -28,14 +29,7 @@ _FARTHEST = 1e6
 Color = tuple[float, ...]
 
 
-def draw_poses(
-    image: np.ndarray,
-    poses: Poses,
-    schema: KeypointSchema,
-    *,
-    min_score: float = 0.0,
-    track_ids: Sequence[int] | None = None,
-) -> np.ndarray:
+def draw_poses(image: np.ndarray, poses: Poses) -> np.ndarray:
     """Draws skeletons: limbs orange on the person's left, blue on the right, else in a colour of the person's own.
 
     Uncertain keypoints and their limbs are faded or left out, relative to the person's best keypoint. Lines are as
@@ -43,28 +37,26 @@ def draw_poses(
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
-        poses: people in pixels of the image.
-        schema: their skeleton. The first keypoint of a flip pair is the left one.
-        min_score: people with a lower pose score are not drawn.
-        track_ids: numbers of the people, which choose their colours and stand before the scores.
+        poses: people in pixels of the image, with their skeleton. The first keypoint of a flip pair is the left one.
+            Track ids choose the colors and stand before the scores.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: the poses have another number of keypoints than the skeleton.
+        InputError: the poses have no skeleton.
     """
-    check_skeleton(poses, schema)
+    if poses.schema is None:
+        raise InputError("drawing: expected poses with a skeleton. Received: poses without `schema`")
     canvas = image.copy()
-    sides = _sides(schema)
+    sides = _sides(poses.schema)
     # The best on top.
-    for person in np.argsort(poses.scores, kind="stable"):
-        score = poses.scores[person]
-        if score >= min_score:
-            number, label = person, f"{score:.2f}"
-            if track_ids is not None:
-                number, label = track_ids[person], f"{track_ids[person]}: {label}"
-            _draw_person(canvas, poses.keypoints[person], label, schema, sides, person_color(number))
+    for person in reversed(range(len(poses))):
+        number, label = person, f"{poses.scores[person]:.2f}"
+        if poses.track_ids is not None:
+            number = poses.track_ids[person]
+            label = f"{number}: {label}"
+        _draw_person(canvas, poses.keypoints[person], label, poses.schema, sides, person_color(number))
     return canvas
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from dekr_tf.errors import InputError
-from dekr_tf.files.coco_format import box_around, poses_to_results, read_labels
+from dekr_tf.files.coco_format import box_around, read_labels
 from dekr_tf.keypoints import COCO, KeypointSchema
-from dekr_tf.poses import Poses
 
 PAIR = KeypointSchema(name="pair", names=("left", "right"), flip_pairs=((0, 1),))
 PERSON = {
@@ -203,28 +202,6 @@ def test_files_that_cannot_be_read(tmp_path, data, message):
         path.write_bytes(data)
     with pytest.raises(InputError, match=message):
         read_labels(path, COCO)
-
-
-def test_poses_become_results():
-    poses = Poses([[[1, 2, 0.5], [3, 4.00049, 0.4]], [[5, 6, 1], [7, -8, 1.2345678e-5]]], [0.75, 0.4])
-    results = poses_to_results(poses, {"image_id": 7, "file_name": "7.jpg"}, category_id=3)
-    assert json.loads(json.dumps(results)) == [
-        {
-            "image_id": 7,
-            "file_name": "7.jpg",
-            "category_id": 3,
-            "keypoints": [1, 2, 0.5, 3, 4.0, 0.4],
-            "score": 0.75,
-        },
-        {
-            "image_id": 7,
-            "file_name": "7.jpg",
-            "category_id": 3,
-            "keypoints": [5, 6, 1, 7, -8, 1.234568e-5],
-            "score": 0.4,
-        },
-    ]
-    assert poses_to_results(Poses.empty(2), {}) == []
 
 
 def test_box_around_points():

@@ -11,6 +11,7 @@ import pytest
 
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
+from dekr_tf.files.video import write_video
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.sidecar import Sidecar
 
@@ -187,6 +188,24 @@ print(json.dumps([len(poses), sorted({name.split(".")[0] for name in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == [30, []]
+
+
+def test_a_video_is_looked_at_frame_by_frame(tmp_path):
+    photos = [photo_with_blob(64, 96, x, 32) for x in (24, 40, 72)]
+    with write_video(tmp_path / "clip.avi", (64, 96), 10.0) as add:
+        for photo in photos:
+            add(photo)
+    detector = PoseDetector(BlobFinder(), POINT_SIDECAR, dense=True)
+    frames = list(detector.stream(tmp_path / "clip.avi"))
+    np.testing.assert_allclose([frame.seconds for frame in frames], [0, 0.1, 0.2], atol=1e-6)
+    for photo, (_, image, poses) in zip(photos, frames, strict=True):
+        assert np.abs(image.astype(int) - photo).mean() < 3
+        np.testing.assert_array_equal(poses.xy, detector(image).xy)
+        np.testing.assert_allclose(poses[0].xy, detector(photo)[0].xy, atol=1)
+        assert poses.schema == POINT_SIDECAR.schema
+    # Before the first frame is asked for.
+    with pytest.raises(InputError, match="no_clip"):
+        detector.stream("no_clip.avi")
 
 
 def test_an_array_of_images_is_a_sequence_of_images():

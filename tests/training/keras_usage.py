@@ -10,12 +10,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dekr_tf.config import TargetConfig
+from dekr_tf.config import Config, TargetConfig
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.data.target_maps import draw_targets
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.sidecar import Sidecar
+from dekr_tf.training.estimator import PoseEstimator
 
 FOLDER = Path(sys.argv[1])
+SIDECAR = Sidecar.from_config(Config(keypoints={"name": "two", "names": ["left", "right"]}))
 
 
 def network():
@@ -28,7 +30,7 @@ def network():
 
 def model(optimizer, **options):
     keras.utils.set_random_seed(0)
-    model = DekrTraining(network(), 1.0, 0.1, targets=TargetConfig(heatmap_sigma=1.0), **options)
+    model = PoseEstimator(network(), SIDECAR, 1.0, 0.1, targets=TargetConfig(heatmap_sigma=1.0), **options)
     model.compile(optimizer)
     return model
 
@@ -107,7 +109,7 @@ results["resumed"] = [values(uninterrupted), values(resumed)]
 # Photos and the floats that they become, labels and the maps that are drawn of them, are the same to it.
 tensors = {name: keras.ops.convert_to_tensor(each) for name, each in labels.items()}
 maps = {name: keras.ops.convert_to_numpy(each) for name, each in draw_targets(tensors, first.targets).items()}
-floats = ((photos.astype("float32") / 255.0 - first.mean) / first.std).astype("float32")
+floats = ((photos.astype("float32") / 255.0 - SIDECAR.mean) / SIDECAR.std).astype("float32")
 results["inputs"] = [
     first.evaluate(x, y, batch_size=12, verbose=0, return_dict=True) for x, y in ((photos, labels), (floats, maps))
 ]

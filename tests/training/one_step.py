@@ -10,7 +10,8 @@ import numpy as np
 
 from dekr_tf.config import Config
 from dekr_tf.models import build_dekr
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.sidecar import Sidecar
+from dekr_tf.training.estimator import PoseEstimator
 
 CONFIG = Config(
     keypoints={"name": "two", "names": ["left", "right"]},
@@ -23,7 +24,7 @@ if __name__ == "__main__":
     network = build_dekr(CONFIG.model, CONFIG.schema)
     for number, variable in enumerate(network.variables):
         variable.assign(arrays.pop(f"weights/{number}"))
-    model = DekrTraining(network, 1.0, 0.1, offset_cells=sys.argv[3])
+    model = PoseEstimator(network, Sidecar.from_config(CONFIG), 1.0, 0.1, offset_cells=sys.argv[3])
     # Its first momentum is the negative gradient.
     optimizer = keras.optimizers.SGD(1.0, momentum=0.5)
     model.compile(optimizer, jit_compile=False)

@@ -14,7 +14,8 @@ from one_step import CONFIG
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.errors import InputError
 from dekr_tf.models import build_dekr
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.sidecar import Sidecar
+from dekr_tf.training.estimator import PoseEstimator
 
 HERE = Path(__file__).parent
 
@@ -124,6 +125,6 @@ def test_a_step_is_the_same_on_every_backend(steps, backend, offset_cells):
 
 
 def test_sample_weights_are_refused():
-    model = DekrTraining(build_dekr(CONFIG.model, CONFIG.schema))
+    model = PoseEstimator(build_dekr(CONFIG.model, CONFIG.schema), Sidecar.from_config(CONFIG))
     with pytest.raises(InputError, match=r"expected no sample_weight"):
         model.compute_loss(y={}, y_pred={}, sample_weight=np.ones(2))

@@ -7,7 +7,8 @@ import pytest
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
 from dekr_tf.models import build_dekr
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.sidecar import Sidecar
+from dekr_tf.training.estimator import PoseEstimator
 from dekr_tf.training.recompute import segments
 
 CHANNELS = {"heatmap": 3, "heatmap_weight": 3, "offset": 4, "offset_weight": 4}
@@ -35,7 +36,7 @@ def test_recomputing_changes_nothing():
     results = []
     for recompute in (False, True):
         network.set_weights(before)
-        model = DekrTraining(network, 1.0, 1.0, gradient_checkpointing=recompute)
+        model = PoseEstimator(network, Sidecar.from_config(config), 1.0, 1.0, gradient_checkpointing=recompute)
         # The update is the gradient.
         model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
         losses = model.train_on_batch(images, maps, return_dict=True)
@@ -52,4 +53,4 @@ def test_a_network_without_modules():
     image = keras.Input((8, 8, 3))
     network = keras.Model(image, keras.layers.Conv2D(2, 1)(image), name="plain")
     with pytest.raises(InputError, match=r"gradient_checkpointing: expected an HRNet as backbone. Received: plain"):
-        DekrTraining(network, gradient_checkpointing=True)
+        PoseEstimator(network, Sidecar.from_config(Config()), gradient_checkpointing=True)

@@ -15,7 +15,7 @@ from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.models import build_backbone, build_dekr, load_model, save_model
 from dekr_tf.sidecar import Sidecar
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.estimator import PoseEstimator
 from dekr_tf.training.trainer import _check_folder, _settings_of_the_run, _warn_of_late_drops, load_backbone, train
 
 TINY = tiny_hrnet(8)
@@ -141,7 +141,7 @@ def test_xla_can_compile_the_whole_step(config, tmp_path, monkeypatch):
         step = tf.function(lambda *batch: self.train_step(batch), jit_compile=True)
         lowered.append(step.experimental_get_compiler_ir(*next(iter(dataset)))(stage="hlo"))
 
-    monkeypatch.setattr(DekrTraining, "fit", fit)
+    monkeypatch.setattr(PoseEstimator, "fit", fit)
     train(with_training(config, jit_compile=True), tmp_path)
     assert "convolution" in lowered[0] and "scatter" in lowered[0]
 

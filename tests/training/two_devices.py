@@ -11,10 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dekr_tf.config import Config
+from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.devices import open_strategy
-from dekr_tf.training.model import DekrTraining
+from dekr_tf.training.estimator import PoseEstimator
 from dekr_tf.training.optimizer import FusedAdam, ReplicaLossScale
 
+SIDECAR = Sidecar.from_config(Config())
 CPU = tf.config.list_physical_devices("CPU")[0]
 VARIANTS = {
     "plain": {},
@@ -52,7 +55,7 @@ def arrays():
 def trained(strategy, *, precision="float32", scale=None, synchronized=True, statistics=True, **options):
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = DekrTraining(network(precision, synchronized, statistics), 1.0, 0.1)
+        model = PoseEstimator(network(precision, synchronized, statistics), SIDECAR, 1.0, 0.1)
         optimizer = inner = FusedAdam(0.01, **options)
         if scale:
             optimizer = ReplicaLossScale(inner, initial_scale=scale)

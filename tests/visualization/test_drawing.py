@@ -1,5 +1,7 @@
 """What is drawn, where, and in which colours, for skeletons of any size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def person(scores=(1, 1, 1, 1), shift=(0, 0), score=0.5):
     keypoints = POINTS.copy()
     keypoints[:, :2] += shift
     keypoints[:, 2] = scores
-    return Poses(keypoints[None], np.array([score]))
+    return Poses(keypoints[None], np.array([score]), T_SHAPE)
 
 
 def black(height=400, width=400):
@@ -26,7 +28,7 @@ def black(height=400, width=400):
 
 
 def test_sides_have_their_colors():
-    drawing = draw_poses(black(), person(), T_SHAPE)
+    drawing = draw_poses(black(), person())
     np.testing.assert_allclose(drawing[200, 275], LEFT_COLOR, atol=30)
     np.testing.assert_allclose(drawing[200, 125], RIGHT_COLOR, atol=30)
     np.testing.assert_allclose(drawing[200, 350], LEFT_COLOR, atol=2)
@@ -38,36 +40,40 @@ def test_sides_have_their_colors():
 
 def test_people_have_colors_of_their_own():
     one, two = person(), person(shift=(400, 0))
-    both = Poses(np.concatenate([one.keypoints, two.keypoints]), np.array([0.5, 0.5]))
-    drawing = draw_poses(black(width=800), both, T_SHAPE).astype(int)
+    both = Poses(np.concatenate([one.keypoints, two.keypoints]), np.array([0.5, 0.5]), T_SHAPE)
+    drawing = draw_poses(black(width=800), both).astype(int)
     assert np.abs(drawing[275, 200] - drawing[275, 600]).max() > 60
 
 
 def test_the_photo_is_not_changed_and_far_pixels_stay():
     photo = np.full((400, 400, 3), 90, np.uint8)
-    drawing = draw_poses(photo, person(), T_SHAPE)
+    drawing = draw_poses(photo, person())
     assert (photo == 90).all()
     assert (drawing[380:] == 90).all() and (drawing[:120, :100] == 90).all()
     assert (drawing != photo).any()
 
 
 def test_uncertain_keypoints_are_faded_and_the_least_left_out():
-    drawing = draw_poses(black(), person(scores=(1, 0.2, 0.05, 1)), T_SHAPE).astype(int)
+    drawing = draw_poses(black(), person(scores=(1, 0.2, 0.05, 1))).astype(int)
     assert 50 < drawing[200, 275].max() < 180  # Faded limb.
     assert not drawing[200, 40:140].any()  # Neither limb nor keypoint.
     assert drawing[275, 200].max() > 200
 
 
-def test_people_below_the_score_are_left_out():
-    assert draw_poses(black(), person(score=0.3), T_SHAPE, min_score=0.3).any()
-    assert not draw_poses(black(), person(score=0.3), T_SHAPE, min_score=0.31).any()
+def test_track_ids_choose_colors_and_labels():
+    plain, first, second = (
+        draw_poses(black(), replace(person(), track_ids=number)) for number in (None, np.array([0]), np.array([5]))
+    )
+    np.testing.assert_array_equal(plain[275, 200], first[275, 200])
+    assert np.abs(first[275, 200].astype(int) - second[275, 200]).max() > 60
+    assert (plain[:200] != first[:200]).any()
 
 
 def test_lines_grow_with_the_person():
     def limb_width(size):
         keypoints = POINTS.copy()
         keypoints[:, :2] = (keypoints[:, :2] - 200) * size + 500
-        drawing = draw_poses(black(1000, 1000), Poses(keypoints[None], np.array([0.5])), T_SHAPE)
+        drawing = draw_poses(black(1000, 1000), Poses(keypoints[None], np.array([0.5]), T_SHAPE))
         # Below the label.
         return (drawing[494:507, round(500 + 75 * size)].max(axis=-1) > 100).sum()
 
@@ -76,34 +82,33 @@ def test_lines_grow_with_the_person():
 
 @pytest.mark.parametrize("shift", [(-1000, 0), (1e5, -1e5), (3e38, 0), (np.nan, 0), (np.inf, -np.inf)])
 def test_people_outside_leave_only_their_label_or_nothing(shift):
-    drawing = draw_poses(black(), person(shift=shift), T_SHAPE)
+    drawing = draw_poses(black(), person(shift=shift))
     assert (drawing != 0).any(axis=-1).mean() < 0.02
 
 
 def test_a_limb_that_leaves_the_image_is_drawn_up_to_its_border():
-    drawing = draw_poses(black(), person(shift=(190, 0)), T_SHAPE)
+    drawing = draw_poses(black(), person(shift=(190, 0)))
     np.testing.assert_allclose(drawing[200, 399], LEFT_COLOR, atol=30)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (2, 500)])
 def test_tiny_images(size):
-    drawing = draw_poses(black(*size), person(), T_SHAPE)
+    drawing = draw_poses(black(*size), person())
     assert drawing.shape == (*size, 3) and drawing.dtype == np.uint8
 
 
 def test_nobody_and_a_person_without_visible_keypoints_draw_nothing():
-    assert not draw_poses(black(), Poses.empty(17), COCO).any()
-    assert not draw_poses(black(), person(scores=(0, 0, 0, 0)), T_SHAPE).any()
+    assert not draw_poses(black(), replace(Poses.empty(17), schema=COCO)).any()
+    assert not draw_poses(black(), person(scores=(0, 0, 0, 0))).any()
 
 
 def test_one_keypoint_without_edges():
     schema = KeypointSchema("point", ("point",))
-    drawing = draw_poses(black(), Poses(np.array([[[200, 200, 0.4]]]), np.array([0.4])), schema)
+    drawing = draw_poses(black(), Poses(np.array([[[200, 200, 0.4]]]), np.array([0.4]), schema))
     assert drawing[200, 200].max() > 200
     np.testing.assert_allclose(drawing[200, 203], OUTLINE_COLOR, atol=40)
 
 
-def test_poses_of_another_skeleton_are_refused():
-    with pytest.raises(InputError, match=r"^expected poses of the 17 keypoints of coco\. Received: poses of 4$"):
-        draw_poses(black(), person(), COCO)
-    np.testing.assert_array_equal(draw_poses(black(), person()[:0], COCO), black())
+def test_poses_without_a_skeleton_are_refused():
+    with pytest.raises(InputError, match=r"^drawing: expected poses with a skeleton"):
+        draw_poses(black(), replace(person(), schema=None))

@@ -1,24 +1,40 @@
-"""A DEKR with its two losses, as a model that Keras trains."""
+"""A DEKR with its losses and settings, as a model that Keras trains, and that finds people and exports itself."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
+import numpy as np
 from keras import ops
 
-from dekr_tf.config import TargetConfig
+from dekr_tf.config import Config, TargetConfig, TrainingConfig, parse_settings
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
+from dekr_tf.files.images import read_image
+from dekr_tf.inference.detector import PoseDetector
+from dekr_tf.keypoints import COCO, KeypointSchema
 from dekr_tf.layers.backend import replica_count, several_machines, sum_over_replicas
+from dekr_tf.models.dekr import build_dekr
+from dekr_tf.models.files import load_model
 from dekr_tf.models.supervised_offsets import SupervisedOffsets
+from dekr_tf.poses import Poses
 from dekr_tf.preprocessing import normalization
-from dekr_tf.sidecar import NORMALIZATION
+from dekr_tf.sidecar import Artifact, Sidecar
 from dekr_tf.training.losses import heatmap_loss, offset_loss
 from dekr_tf.training.recompute import recomputing
 
+if TYPE_CHECKING:
+    from converters.verify import Comparison
+
 
 @keras.saving.register_keras_serializable("dekr_tf")
-class DekrTraining(keras.Model):
-    """A DEKR that `compile`, `fit` and `evaluate` take as they take any Keras model, without a `loss` argument.
+class PoseEstimator(keras.Model):
+    """A DEKR with its losses and settings: a Keras model that needs no `loss` argument, and finds people in photos.
+
+    `from_preset` opens a trained one, `from_scratch` makes a new one. `compile`, `fit`, `evaluate`, `save` and Keras'
+    callbacks work as on any model; a saved file holds the settings and opens in `PoseDetector`, as the model does.
 
     The inputs are photos (B, S, S, 3) in uint8 RGB, which the model normalizes itself, or floats that are normalized
     already. The labels are what `TargetEncoder` gives, from which the model draws the target maps, or those maps as
@@ -29,11 +45,10 @@ class DekrTraining(keras.Model):
 
     Args:
         network: of `build_dekr`.
+        sidecar: the settings that inference needs.
         heatmap_weight: factor of the heatmap loss in the total.
         offset_weight: factor of the offset loss.
         targets: how to draw target maps.
-        mean: of the RGB values in 0..1 that normalization subtracts.
-        std: that it divides by.
         gradient_checkpointing: whether the backward pass recomputes the activations inside backbone modules.
         offset_cells: where training evaluates the offset head: `dense`, on the whole map, or `supervised`, at the cells
             that have targets (`models.supervised_offsets`).
@@ -42,12 +57,11 @@ class DekrTraining(keras.Model):
     def __init__(
         self,
         network: keras.Model,
+        sidecar: Sidecar,
         heatmap_weight: float = 1.0,
         offset_weight: float = 0.03,
         *,
         targets: TargetConfig | None = None,
-        mean: Sequence[float] = NORMALIZATION["hrnet"][0],
-        std: Sequence[float] = NORMALIZATION["hrnet"][1],
         gradient_checkpointing: bool = False,
         offset_cells: str = "dense",
         **kwargs,
@@ -55,11 +69,10 @@ class DekrTraining(keras.Model):
         # The policy of the network tells `compile` whether to scale the loss; the layers cast their inputs themselves.
         super().__init__(**{"dtype": network.dtype_policy, "autocast": False, **kwargs})
         self.network = network
+        self.sidecar = sidecar
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.targets = targets or TargetConfig()
-        self.mean = tuple(mean)
-        self.std = tuple(std)
         self.gradient_checkpointing = gradient_checkpointing
         self.offset_cells = offset_cells
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
@@ -67,7 +80,108 @@ class DekrTraining(keras.Model):
         # A function and not a model: Keras would save the layers under the name of whatever model it finds first.
         self._forward_in_training = recomputing(network) if gradient_checkpointing else None
         self._supervised_offsets = SupervisedOffsets(network) if offset_cells == "supervised" else None
+        self._detector = None
         self.built = True
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike, config: Config | None = None) -> "PoseEstimator":
+        """Opens a trained model.
+
+        Args:
+            preset: a name that `dekr weights` lists, or the path of a `.keras`, `.weights.h5` or `.weights.npz` file.
+            config: settings of a file that has none.
+
+        Raises:
+            InputError: as `models.load_model`.
+        """
+        return cls(*load_model(preset, config))
+
+    @classmethod
+    def from_scratch(cls, schema: KeypointSchema = COCO, input_size: int = 512, **model) -> "PoseEstimator":
+        """Makes an untrained model.
+
+        Args:
+            schema: the skeleton.
+            input_size: short side of the network's input in pixels, a multiple of 32.
+            model: settings of `ModelConfig`, for example `width=32`.
+
+        Raises:
+            InputError: a setting does not fit.
+        """
+        values = {"keypoints": schema.to_dict(), "input_size": input_size, "model": model}
+        config = parse_settings(Config, values, "PoseEstimator.from_scratch")
+        return cls(build_dekr(config.model, config.schema), Sidecar.from_config(config))
+
+    def compile(self, optimizer="auto", **kwargs):
+        """As in Keras, but for `loss`, which the model has. By default with Adam at the paper's first learning rate."""
+        if optimizer == "auto":
+            optimizer = adam(TrainingConfig().learning_rate)
+        super().compile(optimizer, **kwargs)
+        # The model may be saved and loaded before its first step.
+        self.optimizer.build(self.trainable_variables)
+
+    def compile_from_config(self, config):
+        """As in Keras, which leaves models that override `compile` uncompiled."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def detect(self, image: np.ndarray | str | os.PathLike) -> Poses:
+        """Finds the people in a photo with the weights that the model has now.
+
+        `PoseDetector(model)` is faster, but keeps the weights of the time when it is made.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
+
+        Returns:
+            Poses in pixels of the (upright) photo.
+
+        Raises:
+            InputError: as `PoseDetector`.
+        """
+        if self._detector is None:
+            # The dense head is the one that has the weights themselves.
+            self._detector = PoseDetector(self.network, self.sidecar, dense=True)
+        return self._detector(image)
+
+    def export(
+        self,
+        path: str | os.PathLike,
+        format: str = "tflite",
+        precision: str = "float32",
+        calibration: Sequence[np.ndarray | str | os.PathLike] = (),
+        **settings,
+    ) -> "Comparison":
+        """Writes the model for another engine, opens what was written, and compares the two; see `dekr export`.
+
+        Args:
+            path: file, or folder of a SavedModel.
+            format: `tflite`, `onnx` or `saved_model`.
+            precision: of weights, `float16` or `dynamic_int8`, or also of activations, `int8`; with `tflite` only.
+            calibration: photos such as the model will see, files or (H, W, 3) uint8 RGB: `int8` takes its ranges from
+                them, and the comparison is made on them. By default it is made on synthetic people.
+            settings: of `sidecar.Artifact`, for example `input_sizes=[(512, 832)]`, which is a square of the model's
+                size by default for `tflite`.
+
+        Returns:
+            The comparison with this model.
+
+        Raises:
+            InputError: the model or what is asked for cannot be exported, or the difference is too large; then nothing
+                is written.
+        """
+        from converters.export import drawn_photos, export_model
+
+        if format == "tflite":
+            settings = {"input_sizes": [(self.sidecar.input_size,) * 2], **settings}
+        values = {"graph": "poses", "precision": precision, **settings}
+        artifact = parse_settings(Artifact, values, "PoseEstimator.export")
+        photos = [
+            image if isinstance(image, np.ndarray) else read_image(Path(image), exif_orientation=True)
+            for image in calibration
+        ]
+        return export_model(
+            self.network, self.sidecar, path, format, artifact, photos or drawn_photos(), calibrate=bool(photos)
+        )
 
     def call(self, inputs, training=None):
         """The network's outputs for a batch of photos or normalized images.
@@ -75,7 +189,7 @@ class DekrTraining(keras.Model):
         In training with supervised cells, the features that enter the offset head are in place of the offsets.
         """
         if keras.backend.standardize_dtype(inputs.dtype) == "uint8":
-            scale, shift = map(ops.convert_to_tensor, normalization(self.mean, self.std))
+            scale, shift = map(ops.convert_to_tensor, normalization(self.sidecar.mean, self.sidecar.std))
             inputs = ops.cast(inputs, "float32") * scale + shift
         if training and self._supervised_offsets:
             return self._supervised_offsets.features(inputs, training=True)
@@ -122,11 +236,10 @@ class DekrTraining(keras.Model):
         return {
             **super().get_config(),
             "network": keras.saving.serialize_keras_object(self.network),
+            "sidecar": self.sidecar.model_dump(mode="json", exclude_none=True),
             "heatmap_weight": self.heatmap_weight,
             "offset_weight": self.offset_weight,
             "targets": self.targets.model_dump(mode="json"),
-            "mean": self.mean,
-            "std": self.std,
             "gradient_checkpointing": self.gradient_checkpointing,
             "offset_cells": self.offset_cells,
         }
@@ -134,4 +247,14 @@ class DekrTraining(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
-        return cls(**{**config, "network": network, "targets": TargetConfig(**config["targets"])})
+        settings = {"sidecar": Sidecar(**config["sidecar"]), "targets": TargetConfig(**config["targets"])}
+        return cls(**{**config, "network": network, **settings})
+
+
+def adam(learning_rate, **options) -> keras.optimizers.Adam:
+    """Keras' Adam; on TensorFlow the one that is traced faster."""
+    if keras.backend.backend() != "tensorflow":
+        return keras.optimizers.Adam(learning_rate, **options)
+    from dekr_tf.training.optimizer import FusedAdam
+
+    return FusedAdam(learning_rate, **options)
