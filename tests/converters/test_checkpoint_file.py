@@ -35,6 +35,8 @@ EXPECTED = {
     "parameter": np.array([4, 5], np.float32),
 }
 
+pytestmark = pytest.mark.slow
+
 
 def golden(name):
     return (GOLDENS / f"checkpoint_{name}.pth").read_bytes()

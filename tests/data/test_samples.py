@@ -29,6 +29,7 @@ class Numbers(LabelledImages):
         self.max_people = count
 
 
+@pytest.mark.slow
 @given(
     sets=st.lists(st.tuples(st.integers(1, 12), st.sampled_from([0.5, 1, 1.5, 2, 3])), min_size=1, max_size=3),
     seed=st.integers(0, 2**32 - 1),
@@ -154,6 +155,7 @@ def test_samples_of_a_set_keep_pass_and_augmentation_in_a_mix(folders):
     assert index == 5 + 2 and image.shape[:2] == record.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_records_and_files_mix(folders, tmp_path):
     records = read_annotations(folders / "b" / "train.json", COCO)
     write_records(records, open_images(folders / "b" / "train" / "images"), tmp_path / "records", COCO)
@@ -172,6 +174,7 @@ def test_records_and_files_mix(folders, tmp_path):
     assert sorted(map(bytes, shown[0])) == sorted(map(bytes, shown[1]))
 
 
+@pytest.mark.slow
 def test_machines_share_the_batches_of_a_mix(folders):
     config = make_config(entry(folders / "a", weight=1.2), entry(folders / "b", weight=1.5))
     config = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 4})})

@@ -20,6 +20,8 @@ MAPS = ("heatmap", "heatmap_weight", "offset", "offset_weight")
 PLAIN = TargetConfig(person_size="paper")
 IGNORING = TargetConfig(person_size="paper", unlabeled_keypoints="ignore", heatmap_sigma=0.4, center_sigma=0.4)
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def drawing(config):

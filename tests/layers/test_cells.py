@@ -24,6 +24,7 @@ def test_marked_places_in_order():
     assert listed(places, valid) == [[1, 3, 4], [], [0, 5]]
 
 
+@pytest.mark.slow
 @given(arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 2000))))
 def test_no_place_is_lost(mask):
     places, valid = compact(tf.constant(mask))
