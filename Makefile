@@ -1,20 +1,20 @@
-# make demo, test, lint: each sets up .venv first if it has to. make PYTHON=python3.12 chooses the interpreter of a new
-# .venv; make clean removes what make has made.
+# make demo, test, lint, docs: each sets up .venv first if necessary. make PYTHON=python3.12 chooses the interpreter of
+# a new .venv; make clean removes everything that make created.
 
 PYTHON ?= python3
-# PyTorch only writes the reference's checkpoints, so a build without CUDA will do; PyPI's for Linux has
-# gigabytes of it. Without PyTorch (make TORCH=), the tests that need it are skipped.
+# We need PyTorch only to write the reference's checkpoints and to test training on it, so a build without CUDA will do;
+# PyPI's build for Linux has gigabytes of CUDA. Without PyTorch (make TORCH=), tests that need it are skipped.
 TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-# The retired runtime of 32-bit Raspberry Pi, and what else a device needs, for the tests that run exported models on it.
+# The retired runtime of 32-bit Raspberry Pi with the other packages of a device, for the tests that run exports on it.
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
-.PHONY: test test-fast lint demo fuzz clean
+.PHONY: test test-fast lint docs demo fuzz clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -26,15 +26,22 @@ test-fast: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+# A link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+	@echo "The site is in site/; $(BIN)/mkdocs serve shows it."
 
 demo: $(STAMP)
 	$(BIN)/dekr data synthetic --output demo/data
 	$(BIN)/dekr train --config configs/synthetic_small.yaml --output demo/model --resume
 	$(BIN)/dekr evaluate --model $(MODEL) --annotations demo/data/val.json --images demo/data/val/images
 	$(BIN)/dekr predict demo/data/val/images --model $(MODEL) --output demo/poses.json --draw demo/pictures
-	@echo "The poses are in demo/poses.json, the pictures in demo/pictures."
+	@echo "Look at the pictures in demo/pictures; the poses are in demo/poses.json, the model is $(MODEL)."
+	@echo "Next: public weights for your photos, docs/weights.md; training on your data, docs/own_keypoints.md."
 
-# FUZZ_SECONDS for each of what is fuzzed.
+# Seconds per fuzzed part.
 FUZZ_SECONDS ?= 60
 fuzz: $(STAMP)
 	$(PIP) atheris
@@ -43,22 +50,22 @@ fuzz: $(STAMP)
 	$(BIN)/python fuzz/fuzz_checkpoints.py $(FUZZ_SECONDS)
 
 clean:
-	rm -rf .venv demo build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo site build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "error: Python 3.10 or newer is needed as $(PYTHON): make PYTHON=..."; exit 1; }
+		{ echo "error: $(PYTHON) must be Python 3.10 or newer; choose another one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: $(PYTHON) has no venv module; on Debian: sudo apt install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps tensorflow-serving-api
 	@test -z '$(TORCH)' || $(PIP) '$(TORCH)' 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) '$(TORCH)' || \
-		echo "note: no PyTorch without CUDA to be had ($(TORCH)); the tests that need it are skipped"
+		echo "note: could not install PyTorch without CUDA ($(TORCH)); skipping the tests that need it"
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
 		$(BIN)/python -m venv .venv/tflite-runtime && \
 		.venv/tflite-runtime/bin/python -m pip --disable-pip-version-check install --quiet $(OLD_RUNTIME); \
 	else \
-		echo "note: tflite-runtime needs Python 3.11 or older; the test that runs it is skipped"; fi
+		echo "note: tflite-runtime needs Python 3.11 or older; skipping the test that runs it"; fi
 	@touch $@

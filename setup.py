@@ -22,6 +22,7 @@ TRAIN = [
     "tensorboard>=2.20",
 ]
 CLIENT = ["grpcio>=1.64", "protobuf>=5.28", "urllib3>=2.2"]
+DOCS = ["mkdocs-material>=9.6,<10"]
 EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -34,7 +35,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["dekr_tf*", "converters*"]),
     package_data={"dekr_tf": ["py.typed"]},
-    # What a device needs: decoding in NumPy and the LiteRT runtime, no TensorFlow.
+    # For a device: decoding in NumPy and the LiteRT runtime, no TensorFlow.
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.9",
@@ -42,31 +43,35 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.66",
         'ai-edge-litert>=2.1; platform_machine != "armv7l"',
-        # 32-bit Raspberry Pi: the last runtime made for it, which needs the old NumPy.
+        # 32-bit Raspberry Pi: the last runtime built for it, which needs NumPy 1.
         'tflite-runtime>=2.14; platform_machine == "armv7l"',
         'numpy<2; platform_machine == "armv7l"',
     ],
     extras_require={
-        # `tensorflow` runs on a CPU, and on a GPU whose CUDA libraries are installed.
+        # `tensorflow` runs on a CPU, or on a GPU if the CUDA libraries are installed.
         "train": [*TRAIN, "tensorflow>=2.20"],
         "train-cpu": [*TRAIN, *TENSORFLOW_CPU],
         "train-gpu": [*TRAIN, "tensorflow[and-cuda]>=2.20"],
         "export": EXPORT,
-        # What asks a served model, without TensorFlow.
+        # The client of a served model, without TensorFlow.
         "client": CLIENT,
-        # TensorFlow Serving's messages, which need TensorFlow. They are made for the package `tensorflow`: beside
-        # `tensorflow-cpu`, install them without what they ask for, as the Makefile does.
+        # TensorFlow Serving's messages. They depend on the package `tensorflow`: to use them with `tensorflow-cpu`,
+        # install them without their dependencies, as the Makefile does.
         "serving": [*CLIENT, "tensorflow-serving-api>=2.20"],
-        # For writing the reference's checkpoints. Not part of `dev`, as PyPI's build for Linux brings gigabytes of CUDA
-        # libraries; the Makefile installs one without, and tests that need it are skipped where it is missing.
+        # For writing the reference's checkpoints. Not part of `dev`, because PyPI's build for Linux has gigabytes of
+        # CUDA libraries; the Makefile installs a build without them. Without PyTorch, tests skip what needs it.
         "torch": ["torch>=2.6"],
         # Another backend of Keras to train on.
         "jax": ["jax>=0.5"],
+        # The site of `make docs`.
+        "docs": DOCS,
         "dev": [
             *TRAIN,
             *TENSORFLOW_CPU,
             *EXPORT,
             *CLIENT,
+            *DOCS,
+            "codespell>=2.4",
             "hypothesis>=6.100",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -91,7 +91,7 @@ def main() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     head = {"channels": 17 * options.channels}
     backbones = {
-        "hrnet": {"width": 16, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1},
+        "hrnet": {"width": 16, "bottlenecks": 1, "modules": (1, 1, 1), "blocks": 1},
         "efficientnet_lite0": {"backbone": "efficientnet_lite0"},
     }
     config = Config(

@@ -5,7 +5,7 @@ graph, XLA compiles the adaptive convolutions), and the median of the steps afte
 other work on the machine changes less, and with the peak memory of the process until then.
 
 python benchmarks/training_graph.py
-python benchmarks/training_graph.py training.recompute=true
+python benchmarks/training_graph.py training.gradient_checkpointing=true
 """
 
 import argparse

@@ -99,7 +99,7 @@ def _hrnet_entries(config):
     for stage, modules in zip(STAGES, config.modules, strict=True):
         yield from _new_branch_entries(stage)
         for module in range(modules):
-            yield from _module_entries(stage, module, config.units)
+            yield from _module_entries(stage, module, config.blocks)
 
 
 def _new_branch_entries(stage):

@@ -1,4 +1,4 @@
-"""Settings of an experiment and of a model: typed and strict, in YAML, changed by `key=value` on the command line."""
+"""Settings of an experiment and of a model: typed, strict, read from YAML, overridden by `key=value` arguments."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,7 +13,7 @@ from dekr_tf.files.inputs import parse_yaml, read_yaml
 from dekr_tf.geometry import COARSEST_STRIDE
 from dekr_tf.keypoints import KeypointSchema, load_schema
 
-# The limits lie far from all that makes sense, and within what float32, int32 and a computer's memory hold.
+# The limits are far beyond any sensible value, but still within what float32, int32 and memory can hold.
 Positive = Annotated[float, Field(ge=1e-12, le=1e6)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 Count = Annotated[int, Field(gt=0, le=100)]
@@ -22,48 +22,58 @@ Sigma = Annotated[float, Field(ge=0.1, le=100)]
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+#: Former names of settings and their present ones, for the error that an old config gets.
+RENAMED = {
+    "model.units": "model.blocks",
+    "training.accumulation": "training.accumulation_steps",
+    "training.recompute": "training.gradient_checkpointing",
+}
+
 
 class Settings(BaseModel):
-    """Base of all groups of settings: frozen, and an unknown key is an error, as is a number that is not finite."""
+    """Base of all groups of settings: frozen; an unknown key or a number that is not finite is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class OffsetHeadConfig(Settings):
-    """The offset head's family (paper sections 3.1 and 3.4, Tables 1 and 5)."""
+    """The offset head: kind of block, and how keypoints share branches (paper sections 3.1 and 3.4, Tables 1 and 5)."""
 
+    #: `adaptive` convolutions, or `plain` 3x3 convolutions as in the paper's baseline.
     block: Literal["adaptive", "plain"] = "adaptive"
-    #: Of the 3x3 convolutions of plain blocks; 5 is what ports without adaptive convolution use.
+    #: Dilation of the 3x3 convolutions in plain blocks; ports without adaptive convolutions use 5.
     dilation: Count = 1
-    #: `separate` = a branch per keypoint, `single` = one branch, or lists of keypoint names, a branch each.
+    #: `separate`: one branch per keypoint; `single`: one branch for all; or lists of keypoint names, one branch each.
     branches: Literal["separate", "single"] | list[list[str]] = "separate"
-    #: Feature channels of all branches together; a branch gets its share by its number of keypoints. Default: 15 K.
+    #: Total feature channels, divided among the branches by their numbers of keypoints. Default: 15 K.
     channels: Annotated[int, Field(gt=0, lt=2**16)] | None = None
+    #: Blocks per branch.
     blocks: Count = 2
-    #: Map pixels of one unit of the last convolution. Adam moves a weight by about its learning rate a step, so that
-    #: with 1 it takes thousands of steps until a network from fresh weights reaches across a large person.
+    #: Map pixels per unit of the last convolution's output. Adam moves a weight by about the learning rate per step, so
+    #: with 1, a network trained from scratch needs thousands of steps before its offsets span a large person.
     output_scale: Positive = 1.0
 
 
 class ModelConfig(Settings):
     """The network."""
 
-    #: `hrnet`, or for small devices `efficientnet_lite0`, brought to stride 4 by a top-down pyramid.
+    #: `hrnet`, or for small devices `efficientnet_lite0` with a top-down feature pyramid that ends at stride 4.
     backbone: Literal["hrnet", "efficientnet_lite0"] = "hrnet"
-    #: HRNet width w; the four resolutions have w, 2w, 4w and 8w channels.
+    #: HRNet: width w; the four resolutions have w, 2w, 4w and 8w channels.
     width: Channels = 32
     #: HRNet: channels of the two stem convolutions.
     stem_channels: Channels = 64
-    #: HRNet: inner channels of the bottleneck units of stage 1; their outputs have four times as many.
+    #: HRNet: inner channels of the bottleneck blocks in stage 1; their outputs have four times as many.
     stage1_channels: Channels = 64
-    #: HRNet: bottleneck units of stage 1.
+    #: HRNet: bottleneck blocks in stage 1.
     bottlenecks: Count = 4
-    #: HRNet: modules in stages 2, 3 and 4, and residual units of a branch in each; fewer make a smaller network.
+    #: HRNet: modules in stages 2, 3 and 4; fewer make a smaller network.
     modules: tuple[Count, Count, Count] = (1, 4, 3)
-    units: Count = 4
-    #: EfficientNet: channels of the pyramid.
+    #: HRNet: residual blocks per branch of a module.
+    blocks: Count = 4
+    #: EfficientNet: channels of the feature pyramid.
     pyramid_channels: Channels = 64
-    #: Channels of the heatmap head. Default: HRNet's width, or half the channels of the pyramid.
+    #: Channels of the heatmap head. Default: HRNet's width, or half of `pyramid_channels`.
     heatmap_channels: Channels | None = None
     offset_head: OffsetHeadConfig = OffsetHeadConfig()
 
@@ -75,7 +85,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_belong_to_the_backbone(self):
-        hrnet = {"width", "stem_channels", "stage1_channels", "bottlenecks", "modules", "units"}
+        hrnet = {"width", "stem_channels", "stage1_channels", "bottlenecks", "modules", "blocks"}
         foreign = {"pyramid_channels"} if self.backbone == "hrnet" else hrnet
         changed = [name for name in sorted(foreign) if getattr(self, name) != type(self).model_fields[name].default]
         if changed:
@@ -86,36 +96,39 @@ class ModelConfig(Settings):
 
 
 class DecoderConfig(Settings):
-    """From maps to poses (paper section 3.3; the reference's TEST settings)."""
+    """From maps to poses, as docs/decoding.md explains (paper section 3.3; the reference's TEST settings)."""
 
+    #: Center candidates per image, and poses per result, at most.
     max_people: Annotated[int, Field(gt=0, le=1000)] = 30
-    #: A center counts from this heatmap value on.
+    #: A center candidate needs a heatmap value above this.
     center_threshold: Fraction = 0.01
-    #: Keypoints of two poses are near within this fraction of the bounding box diagonal of the candidate being walked.
+    #: Pose NMS: two keypoints are close if their distance is at most this fraction of the diagonal of the bounding box
+    #: around the current candidate's keypoints.
     nms_distance: Positive = 0.05
-    #: Poses are the same person when more than this many keypoints are near. Default: K // 2.
+    #: Pose NMS: two poses are the same person if more than this many of their keypoints are close. Default: K // 2.
     nms_keypoints: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    #: `nms_distance` of the multi-scale test.
+    #: `nms_distance` for the multi-scale test.
     multi_scale_nms_distance: Positive = 0.15
-    #: In the multi-scale test, center scores of other scales are brought to the highest of scale 1 times this.
+    #: Multi-scale test: center scores from other scales are rescaled so that their maximum is this fraction of the
+    #: maximum at scale 1.
     multi_scale_damping: Annotated[float, Field(gt=0, le=1)] = 0.9
-    #: Matching near the map's border: `reference`: as the reference does, which takes rows for columns there and may
-    #: move a keypoint by many pixels; `cut`: a fit to what is inside.
+    #: Matching near the map's border: `reference` swaps rows and columns there, as the reference does, which may move a
+    #: keypoint by many pixels; `cut` fits the part of the patch that is inside the map.
     match_border: Literal["reference", "cut"] = "reference"
-    #: How far keypoints are off: the standard deviation along each axis, pixels of the network's input. Scores are
-    #: multiplied by the similarity (OKS) that this leaves to expect, which ranks small people after large ones; 0:
-    #: scores as in the paper. Small networks gain: people_lite0 had an AP of .034 without, .083 with 8.
+    #: Standard deviation of keypoint errors along each axis, in pixels of the network's input. Decoding multiplies
+    #: scores by the OKS to expect with such errors, which ranks small people below large ones; 0 keeps the paper's
+    #: scores. Small networks benefit: with 8, the AP of people_lite0 rises from .034 to .083.
     keypoint_error: Annotated[float, Field(ge=0, le=1000)] = 0.0
 
 
 class AugmentationConfig(Settings):
-    """Random changes of a training sample."""
+    """Random augmentation of training samples."""
 
-    #: Largest rotation, degrees either way.
+    #: Maximum rotation in degrees, in either direction.
     rotation: Annotated[float, Field(ge=0, le=180)] = 30.0
-    #: Least and largest side of the crop, in short sides of the photo.
+    #: Minimum and maximum side of the square crop, as multiples of the photo's short side.
     scale: tuple[Zoom, Zoom] = (0.75, 1.5)
-    #: Largest shift, pixels either way, for a photo with a short side of 200; larger photos shift in proportion.
+    #: Maximum shift in either direction, in 1/200 of the crop's side.
     translation: Annotated[float, Field(ge=0, le=1000)] = 40.0
     #: Probability of a horizontal flip.
     flip: Fraction = 0.5
@@ -124,20 +137,22 @@ class AugmentationConfig(Settings):
     def _least_before_largest(self):
         if self.scale[0] > self.scale[1]:
             raise ValueError(
-                "data.augmentation.scale must be the least and the largest, in this order. "
+                "data.augmentation.scale must be the minimum and the maximum, in this order. "
                 f"Received: {list(self.scale)}"
             )
         return self
 
 
 class TrainingSetConfig(Settings):
-    """One of several data sets that are trained on together: annotations and images, or records."""
+    """One of several data sets that one training mixes: annotations and images, or records."""
 
+    #: Annotation file in COCO keypoint format.
     annotations: Path | None = None
+    #: Folder or zip file of the images.
     images: Path | None = None
-    #: What `dekr data tfrecord` wrote.
+    #: Folder or address written by `dekr data tfrecord`, in place of annotations and images.
     records: str | None = None
-    #: How often an epoch goes through the set: with 0.5 an image comes every other epoch, with 2 twice an epoch.
+    #: Passes through the set per epoch: with 0.5, each image is used every other epoch; with 2, twice per epoch.
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
     @model_validator(mode="after")
@@ -149,98 +164,108 @@ class TrainingSetConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Annotation files in COCO keypoint format, and their images: folders or zip files."""
+    """Training and validation data: annotation files in COCO keypoint format, and folders or zip files of images."""
 
+    #: Annotation file of the training images.
     train_annotations: Path | None = None
+    #: Folder or zip file of the training images.
     train_images: Path | None = None
-    #: Instead of these two: what `dekr data tfrecord` wrote, a folder or an address such as gs://bucket/folder.
+    #: Instead of these two: output of `dekr data tfrecord`, a folder or an address such as gs://bucket/folder.
     train_records: str | None = None
-    #: Instead of either: several data sets with the same keypoints, in one training.
+    #: Instead of either: several data sets with the same keypoints.
     train: Annotated[list[TrainingSetConfig], Field(min_length=1)] | None = None
-    #: Name or id of the category whose annotations, and whose skeleton, count. Default: all with keypoints.
+    #: Name or ID of the category that annotations and skeleton are taken from. Default: all categories with keypoints.
     category: int | str | None = None
+    #: Annotation file of the validation images. Default: no validation.
     val_annotations: Path | None = None
+    #: Folder or zip file of the validation images.
     val_images: Path | None = None
-    #: How often an epoch goes through all of it; more than 1 makes sense for a handful of images.
+    #: Passes through all training data per epoch; more than 1 makes sense for a handful of images.
     repeat: Annotated[int, Field(gt=0, le=10**6)] = 1
-    #: Training images that cannot be read: `stop`, or `skip`: name each once and take the next image in its place.
+    #: If a training image cannot be read: `stop` with an error, or `skip` it with one warning and use the next image.
     damaged_images: Literal["stop", "skip"] = "stop"
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class TargetConfig(Settings):
-    """What the network is asked for (paper sections 3.2 and 4.1, and the reference's heatmap and offset generators)."""
+    """Target maps (paper sections 3.2 and 4.1, and the reference's heatmap and offset generators)."""
 
-    #: Gaussian of a keypoint, map pixels.
+    #: Standard deviation of a keypoint's Gaussian, in map pixels.
     heatmap_sigma: Sigma = 2.0
-    #: Gaussian of the center, map pixels.
+    #: Standard deviation of the center's Gaussian, in map pixels.
     center_sigma: Sigma = 4.0
-    #: Heatmap loss weight of pixels far from every person.
+    #: Heatmap loss weight outside every Gaussian's patch; inside it is 1.
     background_weight: Fraction = 0.1
-    #: What the heatmap of a keypoint without a label is taught inside the person's box: `background`: that nothing is
-    #: there, as in the reference; `ignore`: nothing at all, for data whose labels leave keypoints out (faces, say).
+    #: Inside a person's box, the heatmap of a keypoint without a label learns `background`, as in the reference, or has
+    #: no loss (`ignore`), for data whose labels leave out visible keypoints (faces, say).
     unlabeled_keypoints: Literal["background", "ignore"] = "background"
-    #: Offsets are asked for on the square [c - radius, c + radius) about the center.
+    #: Offsets are supervised on the square [c - radius, c + radius) around the center c, in map pixels.
     offset_radius: Count = 4
-    #: `reference`: person size measured from the image origin, as the published checkpoints were trained; `paper`:
-    #: diagonal of the keypoints' bounding box (needs a smaller offset loss weight, about 0.002). `reference` also
-    #: compares sizes rounded to 32 bits where people overlap, so that not always the smaller one wins.
+    #: Person size in the offset loss weight. `reference` measures it from the image's origin, as for the published
+    #: checkpoints; `paper` is the diagonal of the keypoints' bounding box and needs a smaller `offset_loss_weight`,
+    #: about 0.002. Where people overlap, the smaller one supplies the offsets; `reference` compares sizes rounded to
+    #: float32, so nearly equal people may be swapped.
     person_size: Literal["reference", "paper"] = "reference"
-    #: People with a smaller annotated area (square pixels of the photo) get no center.
+    #: People with a smaller annotated area, in square pixels of the photo, get no center.
     min_center_area: Annotated[float, Field(ge=0)] = 1024.0
 
 
 class TrainingConfig(Settings):
-    """How the network is trained (paper section 4.1)."""
+    """The training loop (paper section 4.1)."""
 
+    #: Passes through the training data; see `data.repeat` and the weights of `data.train`.
     epochs: PositiveInt = 140
-    #: Images of one step, on all devices and machines together.
+    #: Images per optimizer step, on all devices and machines together.
     batch_size: PositiveInt = 10
-    #: Parts of a batch that pass through the network one after another, for little memory. Batch statistics are those
-    #: of a part, and the offset loss of a part is divided by its own positives.
-    accumulation: PositiveInt = 1
+    #: Micro-batches per optimizer step, to save memory. Batch statistics, and the number of positives that divides the
+    #: offset loss, are those of a micro-batch.
+    accumulation_steps: PositiveInt = 1
+    #: Adam's learning rate after warm-up.
     learning_rate: Positive = 1e-3
-    #: `step`: divided by ten after each of the drops; `cosine`: half a cosine from the start to zero at the end.
+    #: `step`: divide the learning rate by ten after each of the drops; `cosine`: decay to zero at the last epoch.
     schedule: Literal["step", "cosine"] = "step"
-    #: Epochs after which the learning rate is divided by ten.
+    #: Epochs after which the `step` schedule divides the learning rate by ten.
     learning_rate_drops: tuple[PositiveInt, ...] = (90, 120)
-    #: Epochs, also parts of one, over which the learning rate rises from zero.
+    #: Epochs of linear warm-up from zero; fractions are allowed.
     warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    #: Largest norm of all gradients together; longer ones are scaled down to it.
+    #: Maximum global gradient norm. Default: no clipping.
     clip_norm: Positive | None = None
-    #: Keeps a moving average of the weights, with this momentum, for validation and for the saved models.
+    #: Momentum of a moving average of the weights, which validation and the saved models then use. Default: none.
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
+    #: Factor of the heatmap loss in the total loss.
     heatmap_loss_weight: Positive = 1.0
+    #: Factor of the offset loss in the total loss; `targets.person_size` decides its scale.
     offset_loss_weight: Positive = 0.03
-    #: Where training evaluates the offset head: `dense`: on the whole map; `supervised`: at the cells that have targets
-    #: and at what these read, with batch statistics of those cells. It saves half of a small network's step, except on
-    #: the JAX backend, which wants arrays of fixed size.
+    #: Where training evaluates the offset head: `dense`, on the whole map, or `supervised`, only at the cells that have
+    #: targets and at the cells that these read, whose batch statistics it then uses. That halves the step of a small
+    #: network, except on the JAX backend, which needs arrays of fixed shape.
     offset_cells: Literal["dense", "supervised"] = "dense"
-    #: Backbone weights to start from: a file of `dekr import`, or a name that `dekr weights` lists.
+    #: Backbone weights to start from: a file written by `dekr import`, or a name that `dekr weights` lists.
     backbone_weights: Path | None = None
-    #: Or a trained model to start from, also one of another skeleton: the backbone whole, the heads keypoint by
-    #: keypoint.
+    #: Or a trained model to start from, even with another skeleton: training takes its whole backbone, and its heads
+    #: keypoint by keypoint.
     initial_weights: Path | None = None
-    #: Keeps the weights of the backbone's stem and first stages, of which HRNet has 4 and EfficientNet 7, as they are;
-    #: 0: trains them all.
+    #: Freezes the backbone's stem and this many of its first stages; HRNet has 4, EfficientNet 7. 0 trains everything.
     frozen_stages: Annotated[int, Field(ge=0)] = 0
     #: Freezes statistics, scale and shift of the backbone's batch normalization, for batches too small for statistics.
-    #: Nothing then brings activations back into range, so it needs a small learning rate: at 1e-3, three quarters of
-    #: the channels of EfficientNet-Lite0's stage 6 died within 16 epochs.
+    #: Nothing then brings activations back into range, so training needs a small learning rate: at 1e-3, three quarters
+    #: of the channels in EfficientNet-Lite0's stage 6 died within 16 epochs.
     frozen_batch_norm: bool = False
-    #: What the layers compute in; weights, losses and sampling positions are float32 in any case.
+    #: Compute dtype of the layers, as a Keras policy; weights, losses and sampling positions always stay in float32.
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    #: Forgets what is inside a module of the network and computes it again for the gradient: less memory, more time.
-    recompute: bool = False
-    #: `all`: every visible GPU, or the CPU where there is none. `gpu` is an error where there is none.
+    #: Recompute activations inside backbone modules in the backward pass: less memory, about 20 % slower. HRNet only.
+    gradient_checkpointing: bool = False
+    #: `all`: every visible GPU, or the CPU if there is none; `gpu`: the same, but an error if there is none; `cpu`.
     devices: Literal["all", "gpu", "cpu"] = "all"
-    #: Batch statistics over all devices and machines together.
+    #: Compute batch statistics over all devices and machines together.
     synchronized_batch_norm: bool = False
+    #: Compile the whole training step with XLA.
     jit_compile: bool = False
+    #: Seed of initial weights, image order and augmentation.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    #: Epochs from one validation to the next; the last epoch has one in any case.
+    #: Epochs between validations; the last epoch is always validated.
     validate_every: PositiveInt = 5
-    #: Validation images, the first ones, of which TensorBoard gets pictures with the poses found.
+    #: How many of the first validation images TensorBoard shows with the poses found in them.
     pictures: Annotated[int, Field(ge=0)] = 4
 
     @model_validator(mode="after")
@@ -252,9 +277,9 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _parts_make_a_batch(self):
-        if self.batch_size % self.accumulation:
+        if self.batch_size % self.accumulation_steps:
             raise ValueError(
-                f"training.batch_size must be a multiple of training.accumulation, {self.accumulation}. "
+                f"training.batch_size must be a multiple of training.accumulation_steps, {self.accumulation_steps}. "
                 f"Received: {self.batch_size}"
             )
         return self
@@ -263,17 +288,17 @@ class TrainingConfig(Settings):
     def _one_source_of_weights(self):
         if self.backbone_weights is not None and self.initial_weights is not None:
             raise ValueError(
-                "training.backbone_weights and training.initial_weights exclude each other. Received: both"
+                "training.backbone_weights cannot be combined with training.initial_weights, which brings a backbone"
             )
         return self
 
 
 class Config(Settings):
-    """Everything about an experiment."""
+    """All settings of an experiment."""
 
-    #: `coco`, `crowdpose`, the path of a YAML file, or a mapping that `KeypointSchema.from_dict` reads.
+    #: Skeleton: `coco`, `crowdpose`, path of a YAML or annotation file, or a mapping for `KeypointSchema.from_dict`.
     keypoints: str | dict[str, Any] = "coco"
-    #: Short side of the network's input in pixels; training crops are squares of it.
+    #: Short side of the network's input, and side of the square training crops, in pixels.
     input_size: Annotated[int, Field(gt=0, le=8192, multiple_of=COARSEST_STRIDE)] = 512
     model: ModelConfig = ModelConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -287,7 +312,7 @@ class Config(Settings):
         return load_schema(self.keypoints, self.data.category)
 
     def files(self) -> list[Path]:
-        """The files and folders that the settings name, as they are written."""
+        """The files and folders that the settings name, spelled as in the settings."""
         return [*_paths(self), *([Path(self.keypoints)] if isinstance(self.keypoints, str) else [])]
 
     @model_validator(mode="after")
@@ -327,7 +352,7 @@ class Config(Settings):
                     "training.offset_cells: supervised needs one or two adaptive blocks in model.offset_head. "
                     f"Received: {head.blocks} {head.block}"
                 )
-            for name in ("recompute", "jit_compile"):
+            for name in ("gradient_checkpointing", "jit_compile"):
                 if getattr(training, name):
                     raise ValueError(f"training.offset_cells: supervised needs training.{name}=false. Received: true")
         return self
@@ -337,11 +362,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file that holds what differs from the defaults, and applies `key=value` overrides.
 
     Args:
-        path: of the YAML file; relative paths inside it are taken from the current folder.
-        overrides: `group.key=value`, the value in YAML, for example `training.epochs=2`.
+        path: of the YAML file; paths inside it are relative to the current folder.
+        overrides: `group.key=value` with the value in YAML, for example `training.epochs=2`.
 
     Raises:
-        InputError: the file cannot be read, a key is unknown, or a value does not fit.
+        InputError: the file cannot be read, a key is unknown or renamed, or a value is invalid.
     """
     values = read_yaml(path, "config")
     if values is None:
@@ -357,7 +382,7 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], source: str)
     """An instance of `kind` from plain values; `source` names their origin in the error.
 
     Raises:
-        InputError: one line with every key that is unknown or does not fit.
+        InputError: one line with every key that is unknown, renamed, or has an invalid value.
     """
     try:
         return kind.model_validate(values)
@@ -365,7 +390,9 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], source: str)
         problems = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
-            if problem["type"] == "extra_forbidden":
+            if problem["type"] == "extra_forbidden" and key in RENAMED:
+                problems.append(f"{key} has been renamed to {RENAMED[key]}")
+            elif problem["type"] == "extra_forbidden":
                 problems.append(f"unknown key {key}")
             elif problem["type"] == "value_error":  # One of our validators; it names the key and the value.
                 # But it does not know which entry of a list it sees.

@@ -6,10 +6,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from dekr_tf.cli.main import build_parser
-from dekr_tf.config import Config, load_config
+from dekr_tf.cli.main import build_parser, main
+from dekr_tf.config import RENAMED, Config, load_config
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import COCO, CROWDPOSE
+from dekr_tf.weights import WEIGHTS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 #: The paper's two networks on its two data sets, and its ablations.
@@ -46,24 +47,24 @@ def test_every_config_loads_says_how_it_is_run_and_repeats_no_default(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_of_the_paper_is_the_reference_s(path):
     # IMAGES_PER_GPU of the reference's yaml and the number of GPUs in its README, by the network's width.
-    images, gpus, file = {32: (10, 4, "hrnet_w32-36af842e.pth"), 48: (5, 8, "hrnet_w48-8ef0771d.pth")}[
-        load_config(path).model.width
-    ]
+    width = load_config(path).model.width
+    images, gpus, file = {32: (10, 4, "hrnet_w32-36af842e.pth"), 48: (5, 8, "hrnet_w48-8ef0771d.pth")}[width]
     header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    (override,) = re.findall(r"training\.accumulation=\d+", header)
+    (override,) = re.findall(r"training\.accumulation_steps=\d+", header)
     config = load_config(path, [override])
     settings = config.training
     assert settings.batch_size == images * gpus
-    assert settings.batch_size // settings.accumulation == images
+    assert settings.batch_size // settings.accumulation_steps == images
     assert (settings.learning_rate, settings.offset_loss_weight, settings.schedule) == (1e-3, 0.03, "step")
     crowdpose = config.schema is CROWDPOSE
     assert settings.epochs == (300 if crowdpose else 140)
     assert settings.learning_rate_drops == ((200, 260) if crowdpose else (90, 120))
-    assert f"pretrain_models/{file}\n" in header
-    assert f"dekr import {file} --config configs/{path.name} \\\n" in header
-    assert f"--output {settings.backbone_weights}\n" in header
-    assert re.search("Training picks best.keras on (the test set|val2017)", header)
-    assert "Nobody has run this training here" in header
+    backbone = f"hrnet_w{width}_imagenet"
+    assert settings.backbone_weights == Path(backbone)
+    assert WEIGHTS[backbone].url.endswith(f"/{file}")
+    assert f"dekr weights get {backbone}\n" in header
+    assert re.search("Training selects best.keras on (the test set|val2017)", header)
+    assert "We have not run this training" in header
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -115,7 +116,10 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
         ("data: {augmentation: {flip: 1.5}}", "data.augmentation.flip: .*Received: 1.5"),
         ("data: {augmentation: {rotation: 200}}", "data.augmentation.rotation: .*Received: 200"),
         ("data: {augmentation: {scale: [0, 1]}}", "data.augmentation.scale.0: .*Received: 0"),
-        ("data: {augmentation: {scale: [1.5, 0.5]}}", r"least and the largest, in this order. Received: \[1.5, 0.5\]$"),
+        (
+            "data: {augmentation: {scale: [1.5, 0.5]}}",
+            r"minimum and the maximum, in this order. Received: \[1.5, 0.5\]$",
+        ),
         ("data: {augmentation: {translation: .inf}}", "data.augmentation.translation: .*finite.*Received: inf$"),
         ("decoder: {nms_distance: .inf}", "decoder.nms_distance: .*finite.*Received: inf$"),
         ("decoder: {center_threshold: .nan}", "decoder.center_threshold: .*finite.*Received: nan$"),
@@ -125,7 +129,7 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
         ("training: {seed: 4294967296}", "training.seed: .*Received: 4294967296$"),
         ("training: {clip_norm: .inf}", "training.clip_norm: .*finite.*Received: inf$"),
         ("training: {learning_rate_drops: [9, 9]}", r"drops must be different epochs. Received: \[9, 9\]$"),
-        ("training: {accumulation: 4}", "a multiple of training.accumulation, 4. Received: 10$"),
+        ("training: {accumulation_steps: 4}", "a multiple of training.accumulation_steps, 4. Received: 10$"),
         ("training: {frozen_stages: 5}", "at most 4 with model.backbone hrnet. Received: 5$"),
         ("targets: {heatmap_sigma: 1.0e-300}", "targets.heatmap_sigma: .*Received: 1e-300$"),
         ("targets: {person_size: largest}", "targets.person_size: .*'reference' or 'paper'. Received: 'largest'"),
@@ -148,8 +152,8 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
             "supervised needs one or two adaptive blocks in model.offset_head. Received: 3 adaptive$",
         ),
         (
-            "training: {offset_cells: supervised, recompute: true}",
-            "offset_cells: supervised needs training.recompute=false. Received: true$",
+            "training: {offset_cells: supervised, gradient_checkpointing: true}",
+            "offset_cells: supervised needs training.gradient_checkpointing=false. Received: true$",
         ),
         (
             "training: {offset_cells: supervised, jit_compile: true}",
@@ -187,6 +191,23 @@ def test_all_problems_are_named_at_once(tmp_path):
 def test_overrides_that_do_not_fit(tmp_path, override, message):
     with pytest.raises(InputError, match=message):
         load(tmp_path, "training: {epochs: 1}", [override])
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_is_answered_with_the_new_one(tmp_path, capsys, old, new):
+    settings = dict(flatten(Config().model_dump()))
+    assert new in settings
+    assert old not in settings
+    group, name = old.split(".")
+    path = tmp_path / "experiment.yaml"
+    path.write_text(f"{group}: {{{name}: 1}}")
+    message = f"config {path}: {old} has been renamed to {new}"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        load_config(path)
+    assert main(["info", "--config", str(path)]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(InputError, match=f": {old} has been renamed to {new}$"):
+        load(tmp_path, overrides=[f"{old}=1"])
 
 
 def test_missing_file(tmp_path):

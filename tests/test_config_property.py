@@ -30,7 +30,14 @@ SKELETON = {"name": "three", "names": ["left", "right", "top"], "flip_pairs": [[
 BASE = {
     "keypoints": SKELETON,
     "input_size": 32,
-    "model": {"width": 4, "stem_channels": 4, "stage1_channels": 4, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1},
+    "model": {
+        "width": 4,
+        "stem_channels": 4,
+        "stage1_channels": 4,
+        "bottlenecks": 1,
+        "modules": [1, 1, 1],
+        "blocks": 1,
+    },
     "data": {},
 }
 NUMBERS = st.sampled_from([1, 2, 3, 32, 0.05, 0.5])
@@ -113,7 +120,7 @@ def folder(tmp_path_factory):
 
 
 @example([("training.learning_rate_drops", [1, 2, 32]), ("training.warmup_epochs", 1.5), ("targets.offset_radius", 32)])
-@example([("training.accumulation", 2), ("training.batch_size", 32), ("training.seed", 2**32 - 1)])
+@example([("training.accumulation_steps", 2), ("training.batch_size", 32), ("training.seed", 2**32 - 1)])
 @example([("data.augmentation.scale", [0.05, 90.0]), ("data.augmentation.translation", 1000)])
 @example([("model.offset_head.branches", [["top", "left"], ["right"]]), ("model.offset_head.blocks", 3)])
 @example([("model.backbone", "efficientnet_lite0"), ("training.frozen_stages", 7)])

@@ -26,7 +26,7 @@ RESULTS = sorted((ROOT / "docs/results").glob("*.md"))
 
 SMALL = {
     "input_size": 64,
-    "model": {"width": 2, "modules": [1, 1, 1], "units": 1, "offset_head": {"channels": 34}},
+    "model": {"width": 2, "modules": [1, 1, 1], "blocks": 1, "offset_head": {"channels": 34}},
 }
 
 #: What marks a command that is parsed but not run, and why.

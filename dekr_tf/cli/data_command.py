@@ -164,7 +164,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     check_picture_name(arguments.output)
     check_outputs([arguments.output], [arguments.config, *config.files()])
-    training = config.training.model_copy(update={"batch_size": 1, "accumulation": 1})
+    training = config.training.model_copy(update={"batch_size": 1, "accumulation_steps": 1})
     config = config.model_copy(update={"training": training})
     data = open_training_data(config)
     sets = [each for each in data.sets if isinstance(each, LabelledImages)]

@@ -35,7 +35,7 @@ class TrainingBatches(keras.utils.PyDataset):
     def __init__(self, data: TrainingData | TrainingMix, config: Config, *, first_epoch: int = 0, workers: int = 1):
         super().__init__()
         self._samples = TrainingSamples(data, config)
-        self._parts = config.training.accumulation
+        self._parts = config.training.accumulation_steps
         if not all(isinstance(each, LabelledImages) for each in self._samples.mix.sets):
             raise InputError(
                 "expected annotations and images as training data, since only TensorFlow reads TFRecord files. "

@@ -46,7 +46,7 @@ def train_dataset(
     """
     context = context or tf.distribute.InputContext()
     batch_size = config.training.batch_size
-    step_batch = batch_size // config.training.accumulation
+    step_batch = batch_size // config.training.accumulation_steps
     machines, machine = context.num_input_pipelines, context.input_pipeline_id
     machine_batch = step_batch // machines
     device_batch = step_batch // context.num_replicas_in_sync

@@ -275,7 +275,7 @@ class TrainingSamples:
 
     An epoch goes `data.repeat` rounds through the data. A sample depends on `training.seed`, the number of the pass and
     the image alone, not on the timing of threads. What does not fill a batch at the end of an epoch is left out. A
-    batch comes in `training.accumulation` parts.
+    batch comes in `training.accumulation_steps` parts.
 
     Args:
         data: the labelled images.

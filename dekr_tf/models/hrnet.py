@@ -81,7 +81,7 @@ def hrnet(image, config: ModelConfig):
         for module in range(modules):
             name = f"stage{stage}_m{module}"
             for index in range(stage):
-                for unit in range(config.units):
+                for unit in range(config.blocks):
                     branches[index] = basic_unit(branches[index], config.width * 2**index, f"{name}_b{index}_u{unit}")
             branches = [_fuse(branches, target, name) for target in range(stage)]
     return branches

@@ -49,7 +49,7 @@ class PoseEstimator(keras.Model):
         heatmap_weight: factor of the heatmap loss in the total.
         offset_weight: factor of the offset loss.
         targets: how to draw target maps.
-        recompute: whether training computes what is inside a module of the network again for the gradient.
+        gradient_checkpointing: whether the backward pass recomputes the activations inside backbone modules.
         offset_cells: where training evaluates the offset head: `dense`, on the whole map, or `supervised`, at the cells
             that have targets (`models.supervised_offsets`).
     """
@@ -62,7 +62,7 @@ class PoseEstimator(keras.Model):
         offset_weight: float = 0.03,
         *,
         targets: TargetConfig | None = None,
-        recompute: bool = False,
+        gradient_checkpointing: bool = False,
         offset_cells: str = "dense",
         **kwargs,
     ):
@@ -73,12 +73,12 @@ class PoseEstimator(keras.Model):
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.targets = targets or TargetConfig()
-        self.recompute = recompute
+        self.gradient_checkpointing = gradient_checkpointing
         self.offset_cells = offset_cells
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
         self.offset_mean = keras.metrics.Mean(name="offset_loss")
         # A function and not a model: Keras would save the layers under the name of whatever model it finds first.
-        self._forward_in_training = recomputing(network) if recompute else None
+        self._forward_in_training = recomputing(network) if gradient_checkpointing else None
         self._supervised_offsets = SupervisedOffsets(network) if offset_cells == "supervised" else None
         self._detector = None
         self.built = True
@@ -240,7 +240,7 @@ class PoseEstimator(keras.Model):
             "heatmap_weight": self.heatmap_weight,
             "offset_weight": self.offset_weight,
             "targets": self.targets.model_dump(mode="json"),
-            "recompute": self.recompute,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "offset_cells": self.offset_cells,
         }
 

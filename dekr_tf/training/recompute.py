@@ -44,7 +44,9 @@ def recomputing(network: keras.Model) -> Callable:
     """
     *parts, last = segments(network)
     if not parts:
-        raise InputError(f"training.recompute: expected an HRNet as backbone. Received: {network.name} without modules")
+        raise InputError(
+            f"training.gradient_checkpointing: expected an HRNet as backbone. Received: {network.name} without modules"
+        )
 
     def forward(inputs):
         for part in parts:

@@ -77,7 +77,7 @@ def train(
     with placement(settings.devices), lost_machines(strategy), _input_errors():
         _check_batch(settings, strategy.num_replicas_in_sync)
         # Keras' steps are parts of a batch.
-        steps = len(data) * config.data.repeat // settings.batch_size * settings.accumulation
+        steps = len(data) * config.data.repeat // settings.batch_size * settings.accumulation_steps
         keras.utils.set_random_seed(settings.seed)
         with strategy.scope():
             model = build_training(config, steps)
@@ -163,10 +163,10 @@ def _report_people(data: TrainingMix, config: Config) -> None:
 
 
 def _check_batch(settings, devices: int) -> None:
-    if settings.batch_size % (devices * settings.accumulation):
+    if settings.batch_size % (devices * settings.accumulation_steps):
         raise InputError(
-            f"training.batch_size must be a multiple of {devices} devices times {settings.accumulation} parts of "
-            f"training.accumulation. Received: {settings.batch_size}"
+            f"training.batch_size must be a multiple of {devices} devices times {settings.accumulation_steps} parts of "
+            f"training.accumulation_steps. Received: {settings.batch_size}"
         )
 
 
@@ -175,7 +175,7 @@ def build_training(config: Config, steps_per_epoch: int) -> PoseEstimator:
 
     Args:
         config: see `train`.
-        steps_per_epoch: steps of Keras, `training.accumulation` of which make an update.
+        steps_per_epoch: steps of Keras, `training.accumulation_steps` of which make an update.
     """
     settings = config.training
     with _precision(settings.precision):
@@ -192,7 +192,7 @@ def build_training(config: Config, steps_per_epoch: int) -> PoseEstimator:
         settings.heatmap_loss_weight,
         settings.offset_loss_weight,
         targets=config.targets,
-        recompute=settings.recompute,
+        gradient_checkpointing=settings.gradient_checkpointing,
         offset_cells=settings.offset_cells,
     )
     model.compile(_optimizer(settings, steps_per_epoch), jit_compile=settings.jit_compile)
@@ -213,11 +213,11 @@ def freeze(network: keras.Model, settings: TrainingConfig) -> None:
 
 def _optimizer(settings: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     options = {"global_clipnorm": settings.clip_norm}
-    if settings.accumulation > 1:
-        options["gradient_accumulation_steps"] = settings.accumulation
+    if settings.accumulation_steps > 1:
+        options["gradient_accumulation_steps"] = settings.accumulation_steps
     if settings.ema_momentum is not None:
         # Keras moves the averages with every part of a batch.
-        options |= {"use_ema": True, "ema_momentum": settings.ema_momentum ** (1 / settings.accumulation)}
+        options |= {"use_ema": True, "ema_momentum": settings.ema_momentum ** (1 / settings.accumulation_steps)}
     rate = learning_rate(settings, steps_per_epoch)
     optimizer = adam(rate, **options)
     if settings.precision != "mixed_float16" or replica_count() == 1:

@@ -39,7 +39,7 @@ class ValidationSet:
     def measure(self, detector: PoseDetector) -> float:
         """AP of what a detector finds in the images."""
         # A part of a batch at a time, for those with little memory.
-        batch_size = self.config.training.batch_size // self.config.training.accumulation
+        batch_size = self.config.training.batch_size // self.config.training.accumulation_steps
         return evaluate_detector(detector, self.labels, self.config.data.val_images, batch_size=batch_size)[0]["AP"]
 
     def pictures(self, detector: PoseDetector) -> Iterator[tuple[str, np.ndarray]]:

@@ -28,7 +28,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     # Plain blocks convert faster, and are gathered from the map as adaptive ones are.
     head = {"block": "plain", "blocks": 1}
-    size = {"width": 2, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+    size = {"width": 2, "bottlenecks": 1, "modules": (1, 1, 1), "blocks": 1}
     config = Config(input_size=64, model={**size, "offset_head": head})
     keras.utils.set_random_seed(0)
     model, sidecar = build_dekr(config.model, config.schema), Sidecar.from_config(config)

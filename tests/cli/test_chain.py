@@ -18,7 +18,7 @@ from dekr_tf.sidecar import Sidecar
 # Plain blocks, as nothing here depends on how a network computes its maps.
 TINY = {
     "input_size": 64,
-    "model": {"width": 2, "modules": [1, 1, 1], "units": 1, "offset_head": {"block": "plain", "blocks": 1}},
+    "model": {"width": 2, "modules": [1, 1, 1], "blocks": 1, "offset_head": {"block": "plain", "blocks": 1}},
 }
 
 #: Graphs take longer to make than a few steps; tf.data says that it goes on making its own.

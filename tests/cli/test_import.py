@@ -14,7 +14,7 @@ from dekr_tf.sidecar import Sidecar
 
 CONFIG = """
 keypoints: {name: stick, names: [top, end], edges: [[top, end]], normalization_edges: [[top, end]]}
-model: {width: 8, bottlenecks: 1, modules: [1, 1, 1], units: 1}
+model: {width: 8, bottlenecks: 1, modules: [1, 1, 1], blocks: 1}
 """
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def test_a_rescoring_net_is_an_npz_file(folder, tmp_path, capsys):
             "expected model.backbone efficientnet_lite0. Received: the tensors of hrnet",
         ),
         ({}, "stick.keras", ["keypoints=coco"], "expected the keypoints of coco and a center, 18 channels out of"),
-        ({}, "stick.keras", ["model.units=2"], "does not fit the model: missing stage2.0.branches.0.1."),
+        ({}, "stick.keras", ["model.blocks=2"], "does not fit the model: missing stage2.0.branches.0.1."),
         ({}, "stick.keras", ["model.offset_head.block=plain"], "Received: model.offset_head block=plain"),
         ({}, "stick.pth", [], "a model file ends in .keras, .weights.h5 or .weights.npz. Received: "),
         ({}, "stick.npz", [], "a rescoring net is written as .npz, any other model as .keras or .weights.h5. Received"),

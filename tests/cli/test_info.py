@@ -38,7 +38,7 @@ def test_for_people(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_for_programs(tmp_path, capsys):
-    (tmp_path / "config.yaml").write_text("model: {width: 8, bottlenecks: 1, modules: [1, 1, 1], units: 1}")
+    (tmp_path / "config.yaml").write_text("model: {width: 8, bottlenecks: 1, modules: [1, 1, 1], blocks: 1}")
     counts = []
     for size in (256, 512):
         words = ["info", "--config", str(tmp_path / "config.yaml"), "--json", f"input_size={size}"]

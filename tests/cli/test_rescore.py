@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rescore")
     write_dataset(folder, train=3, val=1, size=(64, 80), seed=2)
     head = {"block": "plain", "blocks": 1}
-    config = Config(input_size=64, model={"width": 2, "modules": [1, 1, 1], "units": 1, "offset_head": head})
+    config = Config(input_size=64, model={"width": 2, "modules": [1, 1, 1], "blocks": 1, "offset_head": head})
     keras.utils.set_random_seed(0)
     save_model(build_dekr(config.model, config.schema), folder / "model.keras", Sidecar.from_config(config))
     return folder

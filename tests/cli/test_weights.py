@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 STICK = {
     "keypoints": {"name": "stick", "names": ["top", "end"], "edges": [[0, 1]], "normalization_edges": [[0, 1]]},
     "input_size": 64,
-    "model": {"width": 8, "bottlenecks": 1, "modules": [1, 1, 1], "units": 1},
+    "model": {"width": 8, "bottlenecks": 1, "modules": [1, 1, 1], "blocks": 1},
 }
 
 pytestmark = pytest.mark.slow

@@ -72,7 +72,7 @@ def tiny():
 
     config = Config(
         keypoints={"name": "stick", "names": ["top", "end"], "edges": [[0, 1]], "normalization_edges": [[0, 1]]},
-        model=ModelConfig(width=8, bottlenecks=1, modules=(1, 1, 1), units=1),
+        model=ModelConfig(width=8, bottlenecks=1, modules=(1, 1, 1), blocks=1),
     )
     keras.utils.set_random_seed(1)
     model = build_dekr(config.model, config.schema)

@@ -85,7 +85,7 @@ def test_batches_in_parts(mixed):
     """Each batch comes in parts of equal size, in the same order, to one device or to two."""
     data = open_training_data(mixed)
     whole = [image for image, _ in train_dataset(data, mixed)]
-    parted = mixed.model_copy(update={"training": mixed.training.model_copy(update={"accumulation": 2})})
+    parted = mixed.model_copy(update={"training": mixed.training.model_copy(update={"accumulation_steps": 2})})
     batches = TrainingBatches(data, parted)
     assert len(batches) == 2 * len(whole)
     for dataset in (train_dataset(data, parted), map(batches.__getitem__, range(len(batches)))):

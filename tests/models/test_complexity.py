@@ -26,7 +26,7 @@ def w32():
 def test_printed_sizes_of_w32(name, w32):
     head, *printed = PRINTED[name]
     # The head sees the width of the backbone and not its depth, so a shallow one will do, which is made faster.
-    shallow = {"bottlenecks": 1, "modules": (1, 1, 1), "units": 1}
+    shallow = {"bottlenecks": 1, "modules": (1, 1, 1), "blocks": 1}
     counts = count_complexity(Config(model={**shallow, "offset_head": head}))
     whole = [w32[key] - w32[f"head_{key}"] + counts[f"head_{key}"] for key in ("parameters", "gmacs")]
     parameters, gmacs = whole[0] / 1e6, whole[1]
@@ -45,7 +45,7 @@ def test_a_small_network_by_hand():
     config = Config(
         keypoints={"names": ["top", "end"]},
         input_size=64,
-        model={"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1},
+        model={"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "blocks": 1},
     )
     counts = count_complexity(config)
     # 1x1 to 30 channels with its normalisation, two blocks of two branches, the last 1x1.

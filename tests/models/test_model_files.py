@@ -73,7 +73,7 @@ def test_a_compact_file_needs_settings_and_small_weights(tmp_path):
 
 def test_a_compact_file_of_another_network_is_refused(tiny, tmp_path):
     save_model(tiny, tmp_path / "tiny.weights.npz", SIDECAR)
-    config = Config(keypoints=STICK, model={**TINY, "units": 2})
+    config = Config(keypoints=STICK, model={**TINY, "blocks": 2})
     with pytest.raises(InputError, match=r"is not a DEKR of these settings, or it is damaged: the weight .* is in one"):
         load_model(tmp_path / "tiny.weights.npz", config)
     (tmp_path / "tiny.weights.npz").write_bytes((tmp_path / "tiny.weights.npz").read_bytes()[:5000])

@@ -198,8 +198,8 @@ def sums_of(model):
 
 def test_tensorflow_finds_no_convolution_to_fuse_with_an_addition(network):
     _, subtracted, fusible = sums_of(build_pose_model(*network))
-    # One for each unit of stages 2 to 4 and each convolution from a finer to a coarser branch in their fusions, and for
-    # the units of stage 1 and of the heatmap head.
+    # One for each block of stages 2 to 4, one for each convolution from a finer to a coarser branch in their fusions,
+    # and one each for stage 1 and the heatmap head.
     assert len(subtracted) == (2 + 3 + 4) + (1 + 3 + 6) + 2
     assert not fusible
 
@@ -209,7 +209,7 @@ def test_other_engines_do(network):
     expected = build_pose_model(*network)(images)
     model = build_pose_model(*network, fusible=True)
     added, subtracted, fusible = sums_of(model)
-    # Nine units, nine fusions and the transition to the heatmap head besides the two units.
+    # Nine blocks, nine fusions and the transition to the heatmap head besides the two blocks.
     assert (len(added), len(subtracted), len(fusible)) == (9 + 9 + 1 + 2, 0, 9 + 6 + 2)
     found = model(images)
     for name in POSES:

@@ -20,7 +20,7 @@ from dekr_tf.sidecar import Artifact, Sidecar
 TINY = {
     "input_size": 64,
     "decoder": {"keypoint_error": 4},
-    "model": {"width": 2, "modules": [1, 1, 1], "units": 1, "offset_head": {"block": "plain", "blocks": 1}},
+    "model": {"width": 2, "modules": [1, 1, 1], "blocks": 1, "offset_head": {"block": "plain", "blocks": 1}},
 }
 FIXED = (64, 96)
 

@@ -15,7 +15,7 @@ from dekr_tf.training.estimator import PoseEstimator
 
 CONFIG = Config(
     keypoints={"name": "two", "names": ["left", "right"]},
-    model={"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "units": 1},
+    model={"width": 4, "bottlenecks": 1, "modules": (1, 1, 1), "blocks": 1},
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def test_recomputing_changes_nothing():
     config = Config(
         keypoints={"name": "two", "names": ["left", "right"]},
-        model={"width": 2, "bottlenecks": 1, "modules": (1, 2, 1), "units": 1, "offset_head": {"block": "plain"}},
+        model={"width": 2, "bottlenecks": 1, "modules": (1, 2, 1), "blocks": 1, "offset_head": {"block": "plain"}},
     )
     network = build_dekr(config.model, config.schema)
     parts = segments(network)
@@ -36,7 +36,7 @@ def test_recomputing_changes_nothing():
     results = []
     for recompute in (False, True):
         network.set_weights(before)
-        model = PoseEstimator(network, Sidecar.from_config(config), 1.0, 1.0, recompute=recompute)
+        model = PoseEstimator(network, Sidecar.from_config(config), 1.0, 1.0, gradient_checkpointing=recompute)
         # The update is the gradient.
         model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
         losses = model.train_on_batch(images, maps, return_dict=True)
@@ -52,5 +52,5 @@ def test_recomputing_changes_nothing():
 def test_a_network_without_modules():
     image = keras.Input((8, 8, 3))
     network = keras.Model(image, keras.layers.Conv2D(2, 1)(image), name="plain")
-    with pytest.raises(InputError, match=r"training.recompute: expected an HRNet as backbone. Received: plain"):
-        PoseEstimator(network, Sidecar.from_config(Config()), recompute=True)
+    with pytest.raises(InputError, match=r"gradient_checkpointing: expected an HRNet as backbone. Received: plain"):
+        PoseEstimator(network, Sidecar.from_config(Config()), gradient_checkpointing=True)

@@ -225,7 +225,7 @@ def test_validation_sets_that_measure_nothing(config, tmp_path):
 
 def test_batches_that_cannot_be_shared(config, tmp_path):
     with pytest.raises(InputError, match=r"a multiple of 1 devices times 4 parts .* Received: 2"):
-        train(with_training(config, accumulation=4), tmp_path / "run")
+        train(with_training(config, accumulation_steps=4), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
