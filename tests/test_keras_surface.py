@@ -87,6 +87,7 @@ def test_keras_loads_a_bare_network(saved, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 def test_a_saved_model_keeps_its_settings(saved):
     model, path = saved
     assert read_sidecar(path) == model.sidecar
@@ -99,6 +100,7 @@ def test_a_saved_model_keeps_its_settings(saved):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 def test_detect_follows_the_weights(saved):
     model, _ = saved
     photo = np.zeros((64, 64, 3), np.uint8)
