@@ -1,6 +1,6 @@
 """Times the adaptive convolution against torchvision's deformable convolution, after checking that both agree.
 
-One branch (offset convolutions and adaptive 3x3 convolution of 15 channels, no batch normalisation) and all 17 of a
+One branch (offset convolutions and adaptive 3x3 convolution of 15 channels, no batch normalization) and all 17 of a
 COCO model, batch 1, float32, on the CPU. The sides run in processes of their own and take turns, so that a change in
 the machine's speed meets both. Prints medians, their ratio, and how much a first forward and backward pass adds to the
 peak memory of a fresh process. Exits with 1 if outputs or gradients differ.

@@ -37,7 +37,7 @@ from dekr_tf.data.augmentation import random_augmentation
 from dekr_tf.data.batches import TrainingBatches
 from dekr_tf.data.pipeline import train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
-from dekr_tf.data.samples import LabelledImages, SampleEncoder
+from dekr_tf.data.samples import LabeledImages, SampleEncoder
 from dekr_tf.data.target_encoder import TargetEncoder
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.files.coco_format import box_around
@@ -146,7 +146,7 @@ def main() -> None:
             records, path = read_annotations(options.annotations, schema)[:IMAGES], options.images
         else:
             records, path = drawn_photos(Path(folder), random)
-        data = LabelledImages(records, path)
+        data = LabeledImages(records, path)
         images, shown = data.images, records[:PHOTOS]
         contents = [images.content(record.file_name) for record in shown]
         photos = [decode_image(content, "photo", exif_orientation=False) for content in contents]

@@ -1,4 +1,4 @@
-"""Pictures of a finished training: its curve, and the first poses that it finds beside the labelled ones.
+"""Pictures of a finished training: its curve, and the first poses that it finds beside the labeled ones.
 
 The poses are drawn without the photos, so that the pictures may be shown where the photos may not.
 
@@ -51,7 +51,7 @@ def curve(run: Path) -> Figure:
 
 
 def sheet(labels, results, schema) -> np.ndarray:
-    """The first images: labels in grey, the pose with the highest score over them."""
+    """The first images: labels in gray, the pose with the highest score over them."""
     drawings = []
     for image in labels[:COUNT]:
         found = [(keypoints, score) for image_id, keypoints, score in results if image_id == image.image_id]

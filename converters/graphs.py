@@ -19,7 +19,7 @@ def build_graph(model: keras.Model, sidecar: Sidecar, *, fusible: bool = False) 
         fusible: for engines other than TensorFlow, see `build_pose_model`.
 
     Returns:
-        A functional model from `image` (B, H, W, 3), normalised float32 or uint8 RGB, to a dict: of the graph `poses`
+        A functional model from `image` (B, H, W, 3), normalized float32 or uint8 RGB, to a dict: of the graph `poses`
         that of `build_pose_model`; of `maps`, `heatmap` (B, H / 4, W / 4, K + 1) and `features` (B, H / 4, W / 4, C),
         which enter the branches of the offset head.
 

@@ -16,14 +16,14 @@ def write_saved_model(graph: keras.Model, sidecar: Sidecar, folder: Path) -> Non
     """Writes a network as a SavedModel for any number of images and, unless `artifact.input_sizes` says one, any size.
 
     Signatures:
-        serving_default: `image` (B, H, W, 3) float32, normalised RGB, H and W multiples of 32; returns what `graph`
+        serving_default: `image` (B, H, W, 3) float32, normalized RGB, H and W multiples of 32; returns what `graph`
             returns, keypoints in pixels of the input.
         uint8: the same from RGB as it is.
         encoded: `image_bytes` (B,), JPEG or PNG files, of any sizes; returns keypoints in pixels of each image, see
             `converters.encoded_images`. Of the graph `poses` only.
 
     Args:
-        graph: of `converters.graphs.build_graph`, with normalised float32 input.
+        graph: of `converters.graphs.build_graph`, with normalized float32 input.
         sidecar: its settings, with `artifact`.
         folder: to write to.
     """

@@ -46,7 +46,7 @@ def convert(graph: keras.Model, sizes: Sequence[tuple[int, int]], input_type: st
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=names)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        # Otherwise the weights stay variables, and batch normalisation an operation of its own.
+        # Otherwise the weights stay variables, and batch normalization an operation of its own.
         converter.experimental_enable_resource_variables = False
         try:
             return converter.convert()

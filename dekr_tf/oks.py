@@ -1,4 +1,4 @@
-"""Object keypoint similarity (OKS): how well a pose fits a labelled person, 0 to 1."""
+"""Object keypoint similarity (OKS): how well a pose fits a labeled person, 0 to 1."""
 
 import numpy as np
 
@@ -8,18 +8,18 @@ from dekr_tf.files.coco_format import AREA_PER_BOX
 def object_keypoint_similarity(
     poses: np.ndarray, labels: np.ndarray, areas: np.ndarray, boxes: np.ndarray, oks_sigmas: np.ndarray
 ) -> np.ndarray:
-    """The OKS of every pose with every labelled person.
+    """The OKS of every pose with every labeled person.
 
     A keypoint at distance d from its label counts exp(-d^2 / (2 (2 sigma)^2 area)); the OKS is the mean over the
-    labelled keypoints. A person without labelled keypoints cannot be compared: there, d is how far a keypoint lies
+    labeled keypoints. A person without labeled keypoints cannot be compared: there, d is how far a keypoint lies
     outside the box grown by its own size on every side, and the mean is over all keypoints.
     Follows https://cocodataset.org/#keypoints-eval and `COCOeval.computeOks` of pycocotools.
 
     Args:
         poses: (N, K, 2 or more) found x, y in pixels; further columns are not read.
-        labels: (M, K, 3) labelled x, y in pixels and visibility; 0 = not labelled.
-        areas: (M,) of the labelled people, square pixels.
-        boxes: (M, 4) of the labelled people: left, top, width, height in pixels.
+        labels: (M, K, 3) labeled x, y in pixels and visibility; 0 = not labeled.
+        areas: (M,) of the labeled people, square pixels.
+        boxes: (M, 4) of the labeled people: left, top, width, height in pixels.
         oks_sigmas: (K,) falloffs per sqrt(area), > 0.
 
     Returns:
@@ -29,13 +29,13 @@ def object_keypoint_similarity(
     labels = np.asarray(labels, np.float64)
     boxes = np.asarray(boxes, np.float64)
 
-    labelled = labels[..., 2] > 0
-    comparable = labelled.any(axis=1)
+    labeled = labels[..., 2] > 0
+    comparable = labeled.any(axis=1)
     corners, sizes = boxes[:, None, :2], boxes[:, None, 2:]
     outside = np.maximum(corners - sizes - poses, 0) + np.maximum(poses - corners - 2 * sizes, 0)
     distances = np.where(comparable[:, None, None], poses - labels[..., :2], outside)
     similarity = keypoint_similarity(distances, areas, oks_sigmas)
-    counted = labelled | ~comparable[:, None]
+    counted = labeled | ~comparable[:, None]
     return (similarity * counted).sum(axis=-1) / counted.sum(axis=-1)
 
 
@@ -44,7 +44,7 @@ def keypoint_similarity(distances: np.ndarray, areas: np.ndarray, oks_sigmas: np
 
     Args:
         distances: (..., M, K, 2) between keypoints and labels in x and y, in pixels.
-        areas: (M,) of the labelled people, square pixels.
+        areas: (M,) of the labeled people, square pixels.
         oks_sigmas: (K,) falloffs per sqrt(area), > 0.
 
     Returns:

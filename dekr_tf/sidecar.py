@@ -23,7 +23,7 @@ MEMBER = "sidecar.json"
 KERAS_CONFIG = "config.json"
 
 
-#: What the ImageNet weights of a backbone were trained on: RGB in 0..1 is normalised to (value - mean) / std.
+#: What the ImageNet weights of a backbone were trained on: RGB in 0..1 is normalized to (value - mean) / std.
 NORMALIZATION = {
     "hrnet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
@@ -38,7 +38,7 @@ class Artifact(Settings):
     precision: Literal["float32", "float16", "dynamic_int8", "int8"] = "float32"
     #: (height, width) of the inputs that it takes, multiples of 32; empty: any.
     input_sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
-    #: `float32`: normalised RGB; `uint8`: RGB as it is, normalised inside.
+    #: `float32`: normalized RGB; `uint8`: RGB as it is, normalized inside.
     input_type: Literal["float32", "uint8"] = "float32"
     #: The flip test is part of the graph.
     flip: bool = False
@@ -55,7 +55,7 @@ class Sidecar(Settings):
     decoder: DecoderConfig
     #: Input pixels per map cell.
     output_stride: Literal[4] = OUTPUT_STRIDE
-    #: RGB in 0..1 is normalised to (value - mean) / std.
+    #: RGB in 0..1 is normalized to (value - mean) / std.
     mean: tuple[float, float, float] = NORMALIZATION["hrnet"][0]
     std: tuple[float, float, float] = NORMALIZATION["hrnet"][1]
     #: None for a Keras model.

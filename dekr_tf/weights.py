@@ -29,7 +29,7 @@ class Weights:
         sha256: the beginning of the file's SHA-256, the eight digits that its name holds.
         megabytes: about the size of the file, estimated by its number of values.
         source: who has published them.
-        licence: of the source.
+        license: of the source.
         settings: values of `dekr_tf.config.Config` that differ from the defaults.
         accuracy: the AP that the source publishes; it has not been measured here.
         edges: of a rescoring net, whose order of the skeleton's edges it follows.
@@ -41,7 +41,7 @@ class Weights:
     sha256: str
     megabytes: float
     source: str
-    licence: str
+    license: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     accuracy: str = ""
     edges: str = "reference"

@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Read when the first video of the process is opened; the command line sets it.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-# Tests compile much and compute little: without LLVM's optimisation XLA is ready in a third of the time.
+# Tests compile much and compute little: without LLVM's optimization XLA is ready in a third of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import numpy as np

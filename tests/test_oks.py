@@ -56,14 +56,14 @@ def test_empty(poses, people):
     schema=st.sampled_from([COCO, CROWDPOSE]),
     poses=st.integers(1, 6),
     people=st.integers(1, 5),
-    labelled=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    labeled=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
     spread=st.floats(0.1, 300),
 )
-def test_equals_pycocotools(seed, schema, poses, people, labelled, spread):
+def test_equals_pycocotools(seed, schema, poses, people, labeled, spread):
     random = np.random.default_rng(seed)
     count = len(schema)
     labels = np.concatenate([random.uniform(0, 500, (people, count, 2)), random.integers(1, 3, (people, count, 1))], -1)
-    labels[random.random((people, count)) >= labelled] = 0
+    labels[random.random((people, count)) >= labeled] = 0
     found = labels[random.integers(people, size=poses)] + random.normal(0, spread, (poses, count, 3))
     areas = random.uniform(0, 40000, people)
     boxes = random.uniform(0, 300, (people, 4))

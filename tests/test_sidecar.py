@@ -39,7 +39,7 @@ def test_round_trip(tmp_path, config):
     assert sidecar.mean == (0.485, 0.456, 0.406)
 
 
-def test_images_are_normalised_as_the_backbone_learned_them(model):
+def test_images_are_normalized_as_the_backbone_learned_them(model):
     lite0 = Sidecar.from_config(Config(model={"backbone": "efficientnet_lite0"}))
     write_sidecar(lite0, model)
     assert read_sidecar(model) == lite0
@@ -67,7 +67,7 @@ def test_missing(tmp_path):
     [
         ({"version": 2}, "expected version 1. Received: 2$"),
         ({"version": None}, "expected version 1. Received: None$"),
-        ({"colour": "red"}, "unknown key colour$"),
+        ({"color": "red"}, "unknown key color$"),
         ({"input_size": "wide"}, "input_size: .*Received: 'wide'"),
         ({"output_stride": 8}, "output_stride: .*Received: 8"),
         ({"keypoints": {}}, r"skeleton custom: needs names; .*Received: \[\]$"),

@@ -3,7 +3,7 @@
   dekr analyze --model best.keras --annotations val.json --images val/ --plot errors.png
   dekr analyze --results results.json --annotations val.json
 
-Every labelled keypoint of a person who was found is good, or has one of the errors of Ronchi and Perona (ICCV 2017):
+Every labeled keypoint of a person who was found is good, or has one of the errors of Ronchi and Perona (ICCV 2017):
 jitter (near its place), inversion (where the other side's keypoint is), swap (at another person's keypoint), miss (near
 none of these). The first table has their shares of each keypoint; the second what AP would be with the errors of one
 kind corrected, and of all kinds. With --metric crowdpose, a person's size is measured as CrowdPose's toolkit does it.
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
         with atomic_output(arguments.plot) as temporary:
             chart.savefig(temporary)
     print(f"metric: {metric}, skeleton: {schema.name}")
-    print(f"labelled people: {analysis.people}, poses: {analysis.poses}, matched: {analysis.matched}")
+    print(f"labeled people: {analysis.people}, poses: {analysis.poses}, matched: {analysis.matched}")
     print(_tables(analysis))
 
 
@@ -80,7 +80,7 @@ def _tables(analysis: "ErrorAnalysis") -> str:
 
     names = [*analysis.schema.names, "all"]
     width = max(map(len, [*names, "% of keypoints"]))
-    lines = [f"\n{'% of keypoints':{width}}  " + "  ".join(f"{kind:>9}" for kind in KINDS) + f"  {'labelled':>9}"]
+    lines = [f"\n{'% of keypoints':{width}}  " + "  ".join(f"{kind:>9}" for kind in KINDS) + f"  {'labeled':>9}"]
     for name, counts in zip(names, [*analysis.counts, analysis.counts.sum(axis=0)], strict=True):
         total = counts.sum()
         shares = [f"{100 * count / total:9.1f}" if total else f"{'-':>9}" for count in counts]

@@ -156,7 +156,7 @@ def _show(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from dekr_tf.data.pipeline import input_errors, train_dataset
-    from dekr_tf.data.samples import LabelledImages, open_training_data
+    from dekr_tf.data.samples import LabeledImages, open_training_data
     from dekr_tf.data.target_maps import draw_targets
     from dekr_tf.files.images import check_picture_name, write_image
     from dekr_tf.files.outputs import check_outputs
@@ -167,7 +167,7 @@ def _show(arguments: argparse.Namespace) -> None:
     training = config.training.model_copy(update={"batch_size": 1, "accumulation_steps": 1})
     config = config.model_copy(update={"training": training})
     data = open_training_data(config)
-    sets = [each for each in data.sets if isinstance(each, LabelledImages)]
+    sets = [each for each in data.sets if isinstance(each, LabeledImages)]
     check_outputs([arguments.output], (each.images.path / record.file_name for each in sets for record in each.records))
     drawings = []
     with input_errors():

@@ -1,10 +1,10 @@
-"""Measure a model on labelled images, or score a results file.
+"""Measure a model on labeled images, or score a results file.
 
   dekr evaluate --model best.keras --annotations val.json --images val/
   dekr evaluate --results results.json --annotations val.json --config configs/coco_w32.yaml
 
 Metrics: "coco" is COCO's AP and AR over OKS thresholds, for any skeleton; "crowdpose" is that of CrowdPose's toolkit,
-with AP of easy, medium and hard images; "pck" is PCK@0.2 by the torso's diameter, for one labelled person an image, of
+with AP of easy, medium and hard images; "pck" is PCK@0.2 by the torso's diameter, for one labeled person an image, of
 the pose with the highest score. The skeleton is that of the model; for a results file that of --config, else
 CrowdPose's with --metric crowdpose, else COCO's.
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     only_write = arguments.results_output and not (arguments.output or arguments.metric)
     labels = read_labels(arguments.annotations, schema, need_people=not only_write, category=category)
     check_outputs(outputs, input_files(arguments, labels))
-    people = sum(person.labelled for image in labels for person in image.people)
+    people = sum(person.labeled for image in labels for person in image.people)
     metric = arguments.metric or default_metric(labels, schema)
     how = {"batch_size": 1 if arguments.batch_size is None else arguments.batch_size, "progress": True}
     if only_write and not people:
@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(arguments.results_output, json.dumps(results) + "\n")
     if arguments.output:
         write_text(arguments.output, json.dumps(metrics, indent=2) + "\n")
-    ignored = sum(person.labelled and not person.scored for image in labels for person in image.people)
+    ignored = sum(person.labeled and not person.scored for image in labels for person in image.people)
     note = f", {ignored} of them ignored: num_keypoints is 0" if ignored and metric != "pck" else ""
-    print(f"images: {len(labels)}, labelled people: {people}{note}")
+    print(f"images: {len(labels)}, labeled people: {people}{note}")
     if metrics:
         print(f"metric: {metric}, skeleton: {schema.name}")
         print(_table(metrics))

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-type",
         choices=("float32", "uint8"),
         default="float32",
-        help="float32: normalised by the caller; uint8: RGB as it is, normalised inside",
+        help="float32: normalized by the caller; uint8: RGB as it is, normalized inside",
     )
     parser.add_argument("--flip", action="store_true", help="put the flip test into the graph")
     parser.add_argument(

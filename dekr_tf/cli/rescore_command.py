@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     collect = actions.add_parser(
         "collect",
-        help="find poses in labelled images, and how good they are",
+        help="find poses in labeled images, and how good they are",
         description="Looks at the training images with a model and writes every pose with its OKS: that with the "
-        "labelled person whom it fits best. Take the options that the net will be used with, such as --flip.",
+        "labeled person whom it fits best. Take the options that the net will be used with, such as --flip.",
     )
     add_options(collect, ("coco", "crowdpose"))
     collect.add_argument("--output", type=Path, required=True, metavar="FILE", help=".npz file of poses to write")
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _collect(arguments: argparse.Namespace) -> None:
     from dekr_tf.evaluation.crowdpose import area_of_box
     from dekr_tf.evaluation.evaluator import default_metric, detect_people
-    from dekr_tf.evaluation.scoring import check_somebody_is_labelled
+    from dekr_tf.evaluation.scoring import check_somebody_is_labeled
     from dekr_tf.files.coco_format import read_labels
     from dekr_tf.files.outputs import check_outputs
     from dekr_tf.inference.rescoring import count_features
@@ -69,12 +69,12 @@ def _collect(arguments: argparse.Namespace) -> None:
     count_features(schema)
     labels = read_labels(arguments.annotations, schema, category=category)
     check_outputs([arguments.output], input_files(arguments, labels))
-    check_somebody_is_labelled(labels)
+    check_somebody_is_labeled(labels)
     results = arguments.results
     if detector:
         batch_size = 1 if arguments.batch_size is None else arguments.batch_size
         # Poses in the other images would be left out.
-        useful = [image for image in labels if any(person.labelled for person in image.people)]
+        useful = [image for image in labels if any(person.labeled for person in image.people)]
         results = detect_people(detector, useful, arguments.images, batch_size=batch_size, progress=True)
     metric = arguments.metric or default_metric(labels, schema)
     areas = {"area": area_of_box} if metric == "crowdpose" else {}

@@ -1,6 +1,6 @@
 """List public weights, and bring them to this machine.
 
-  dekr weights                      what there is, from whom, with which AP and licence, and what is here already
+  dekr weights                      what there is, from whom, with which AP and license, and what is here already
   dekr weights get NAME ...         download, check, convert and keep
 
 A name then stands for its file: dekr predict photos/ --model dekr_w32_coco --rescore dekr_w32_coco --flip
@@ -50,12 +50,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _list(folder):
-    print(f"{'name':20}{'here':6}{'kind':15}{'MB':>5}  {'published AP':26}{'licence':12}source")
+    print(f"{'name':20}{'here':6}{'kind':15}{'MB':>5}  {'published AP':26}{'license':12}source")
     for name, weights in WEIGHTS.items():
         here = "yes" if exists(cached_file(name, weights.kind, folder)) else "no"
         accuracy = weights.accuracy or "-"
         size = f"{weights.megabytes:5.4g}"
-        print(f"{name:20}{here:6}{weights.kind:15}{size}  {accuracy:26}{weights.licence:12}{weights.source}")
+        print(f"{name:20}{here:6}{weights.kind:15}{size}  {accuracy:26}{weights.license:12}{weights.source}")
     print(f"folder: {folder}")
     print("Sizes are of the downloads, about. The AP is what the source publishes; it has not been measured here.")
 

@@ -25,8 +25,8 @@ class ImageRecord:
         image_id: of the annotation file.
         file_name: relative to the folder of the images.
         size: (height, width) in pixels.
-        keypoints: (N, K, 3) float32, people with at least one labelled keypoint: x, y in pixels of the stored image,
-            visibility (0 unlabelled, 1 occluded, 2 visible).
+        keypoints: (N, K, 3) float32, people with at least one labeled keypoint: x, y in pixels of the stored image,
+            visibility (0 unlabeled, 1 occluded, 2 visible).
         areas: (N,) float32, square pixels.
         boxes: (N, 4) float32, left, top, width, height in pixels.
         ignored: regions that hold people without labels, as compressed run-length encodings.
@@ -57,7 +57,7 @@ def read_annotations(
 ) -> list[ImageRecord]:
     """Reads an annotation file, in the order of its images; `coco_format.read_labels` says what may be missing.
 
-    Crowds (`iscrowd`) and people without a labelled keypoint become ignored regions: their `segmentation` (polygons or
+    Crowds (`iscrowd`) and people without a labeled keypoint become ignored regions: their `segmentation` (polygons or
     run lengths), or their `bbox` where there is none.
 
     Args:
@@ -132,8 +132,8 @@ def _record(image: ImageLabels, num_keypoints: int) -> ImageRecord:
     crowd_index = image.content.get("crowdIndex")
     if crowd_index is not None and not is_finite_number(crowd_index):
         raise InputError(f"{image.where}: expected a finite number as crowdIndex. Received: {received(crowd_index)}")
-    people = [person for person in image.people if person.labelled]
-    regions = [_region(person, size) for person in image.people if not person.labelled]
+    people = [person for person in image.people if person.labeled]
+    regions = [_region(person, size) for person in image.people if not person.labeled]
     return ImageRecord(
         image_id=image.image_id,
         file_name=image.file_name,

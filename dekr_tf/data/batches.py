@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from dekr_tf.config import Config
-from dekr_tf.data.samples import LabelledImages, TrainingData, TrainingMix, TrainingSamples
+from dekr_tf.data.samples import LabeledImages, TrainingData, TrainingMix, TrainingSamples
 from dekr_tf.errors import InputError
 
 #: Batches that are made while another is trained on.
@@ -36,7 +36,7 @@ class TrainingBatches(keras.utils.PyDataset):
         super().__init__()
         self._samples = TrainingSamples(data, config)
         self._parts = config.training.accumulation_steps
-        if not all(isinstance(each, LabelledImages) for each in self._samples.mix.sets):
+        if not all(isinstance(each, LabeledImages) for each in self._samples.mix.sets):
             raise InputError(
                 "expected annotations and images as training data, since only TensorFlow reads TFRecord files. "
                 f"Received: records with the {keras.backend.backend()} backend of Keras"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from dekr_tf.config import Config
-from dekr_tf.data.samples import LabelledImages, TrainingData, TrainingMix, TrainingSamples, set_seed
+from dekr_tf.data.samples import LabeledImages, TrainingData, TrainingMix, TrainingSamples, set_seed
 from dekr_tf.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def train_dataset(
     `TrainingSamples` says what an epoch is.
 
     Args:
-        data: the labelled images.
+        data: the labeled images.
         config: see `TrainingSamples`.
         first_epoch: number of the first iteration, for a run that goes on.
         context: of a machine that shares each batch with others, or spreads it over several devices; it then makes its
@@ -121,7 +121,7 @@ def _divides_sets(mix: TrainingMix, machines: int) -> bool:
     Otherwise each takes a part of each batch, for which it goes through the keys of all; those of image files are just
     numbers.
     """
-    if machines == 1 or all(isinstance(data, LabelledImages) for data in mix.sets):
+    if machines == 1 or all(isinstance(data, LabeledImages) for data in mix.sets):
         return False
     most_shares = min(data.most_shares for data in mix.sets)
     if most_shares < machines:
@@ -137,7 +137,7 @@ def _divides_sets(mix: TrainingMix, machines: int) -> bool:
 
 def _keys(data: TrainingData, number: tf.Tensor, seed: int) -> tf.data.Dataset:
     """The keys of a pass as texts, whatever kind of set they are of."""
-    if not isinstance(data, LabelledImages):
+    if not isinstance(data, LabeledImages):
         return data.order(number, seed)
     order = tf.numpy_function(lambda number: data.order(int(number), seed), [number], tf.int64)
     order.set_shape([None])

@@ -1,4 +1,4 @@
-"""Training samples in NumPy: labelled images, mixes of several sets, and what an epoch shows of them.
+"""Training samples in NumPy: labeled images, mixes of several sets, and what an epoch shows of them.
 
 No TensorFlow here: `pipeline` makes a tf.data.Dataset of these samples, `batches` a keras.utils.PyDataset.
 """
@@ -73,7 +73,7 @@ class SampleEncoder:
 
 
 class TrainingData(Protocol):
-    """One set of labelled images; `LabelledImages` and `records.RecordFiles` are.
+    """One set of labeled images; `LabeledImages` and `records.RecordFiles` are.
 
     Their `order(number, seed)` gives the keys of all images in the order of the pass with that number: the former a
     NumPy array, the latter a tf.data.Dataset.
@@ -110,7 +110,7 @@ class TrainingData(Protocol):
         """Is called after the last image of an epoch."""
 
 
-class LabelledImages:
+class LabeledImages:
     """Image files with their annotations, as training data (`TrainingData`).
 
     A pass has every image once, in an order of its own.
@@ -179,7 +179,7 @@ class LabelledImages:
 
 
 class TrainingMix:
-    """Several sets of labelled images that are trained on together.
+    """Several sets of labeled images that are trained on together.
 
     A round shows each set as often as its weight says, the sets in random order. Every set goes on in the next round
     where it stopped: with weight 0.5, two rounds show each of its images once, with weight 2 a round shows it twice.
@@ -242,7 +242,7 @@ class TrainingMix:
         return first, (number * count + count - 1) // length, number * count - first * length
 
     def items(self, number: int, seed: int) -> np.ndarray:
-        """(len, 3) int64: set, pass and image of every sample of a round. All sets must be `LabelledImages`."""
+        """(len, 3) int64: set, pass and image of every sample of a round. All sets must be `LabeledImages`."""
         choices = self.choices(number, seed)
         items = np.zeros((len(self), 3), np.int64)
         items[:, 0] = choices
@@ -278,7 +278,7 @@ class TrainingSamples:
     batch comes in `training.accumulation_steps` parts.
 
     Args:
-        data: the labelled images.
+        data: the labeled images.
         config: `keypoints`, `input_size`, `data.repeat`, `data.augmentation`, `targets`, `training.batch_size` and
             `training.seed`.
 
@@ -313,7 +313,7 @@ class TrainingSamples:
         return np.arange(epoch * self._repeat, (epoch + 1) * self._repeat)
 
     def items(self, epoch: int) -> np.ndarray:
-        """(batches * B, 3) int64: set, pass and image of every sample. All sets must be `LabelledImages`."""
+        """(batches * B, 3) int64: set, pass and image of every sample. All sets must be `LabeledImages`."""
         items = np.concatenate([self.mix.items(number, self.seed) for number in self.rounds(epoch).tolist()])
         return items[: self.batches * self.batch_size]
 
@@ -381,7 +381,7 @@ def open_training_data(config: Config) -> TrainingMix:
 
 
 def report_people(records: Sequence[ImageRecord], targets: TargetConfig, name: str) -> str:
-    """How many people a set of labelled images teaches the network to find; logs a warning if they are few.
+    """How many people a set of labeled images teaches the network to find; logs a warning if they are few.
 
     Args:
         records: of `read_annotations`.
@@ -389,15 +389,15 @@ def report_people(records: Sequence[ImageRecord], targets: TargetConfig, name: s
         name: of the set, for the message.
 
     Returns:
-        The numbers of people with labelled keypoints and of those who get a center, as one line.
+        The numbers of people with labeled keypoints and of those who get a center, as one line.
     """
     areas = np.concatenate([record.areas for record in records])
     centers = sum(
         int(person_centers(record.keypoints, record.areas, targets.min_center_area)[:, 2].sum()) for record in records
     )
-    line = f"{name}: {centers} of {len(areas)} people with labelled keypoints get a center"
+    line = f"{name}: {centers} of {len(areas)} people with labeled keypoints get a center"
     if not len(areas):
-        _log.warning("%s: nobody has a labelled keypoint (visibility above 0), so no poses can be learned", name)
+        _log.warning("%s: nobody has a labeled keypoint (visibility above 0), so no poses can be learned", name)
     elif 2 * centers < len(areas):
         _log.warning(
             "%s; the areas of the others are below targets.min_center_area (%g square pixels), %d of them 0. %s",
@@ -416,7 +416,7 @@ def _open_set(entry: TrainingSetConfig, config: Config) -> TrainingData:
 
         return RecordFiles(entry.records, config.schema)
     records = read_annotations(entry.annotations, config.schema, config.data.category)
-    return LabelledImages(records, entry.images, config.data.damaged_images)
+    return LabeledImages(records, entry.images, config.data.damaged_images)
 
 
 @contextlib.contextmanager

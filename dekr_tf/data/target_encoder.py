@@ -10,7 +10,7 @@ from dekr_tf.config import TargetConfig
 
 
 def person_centers(keypoints: np.ndarray, areas: np.ndarray, min_center_area: float) -> np.ndarray:
-    """The point that stands for a person: the mean of the labelled keypoints (paper section 4.1).
+    """The point that stands for a person: the mean of the labeled keypoints (paper section 4.1).
 
     Args:
         keypoints: (N, K, 3) x, y, visibility.
@@ -20,9 +20,9 @@ def person_centers(keypoints: np.ndarray, areas: np.ndarray, min_center_area: fl
     Returns:
         (N, 3) float64: x, y in the pixels of `keypoints`, and 1 where the person has a center, else 0.
     """
-    labelled = keypoints[:, :, 2] > 0
-    count = labelled.sum(axis=1)
-    means = (keypoints[:, :, :2] * labelled[:, :, None]).sum(axis=1) / np.maximum(count, 1)[:, None]
+    labeled = keypoints[:, :, 2] > 0
+    count = labeled.sum(axis=1)
+    means = (keypoints[:, :, :2] * labeled[:, :, None]).sum(axis=1) / np.maximum(count, 1)[:, None]
     present = (count > 0) & (areas >= min_center_area)
     return np.concatenate([means, present[:, None]], axis=1)
 
@@ -32,20 +32,20 @@ def person_sizes(keypoints: np.ndarray, name: str) -> np.ndarray:
 
     Args:
         keypoints: (N, K, 3) x, y, visibility, in pixels of the photo as annotated, before any augmentation.
-        name: `paper`: squared diagonal of the box around the labelled keypoints. `reference`: the published
+        name: `paper`: squared diagonal of the box around the labeled keypoints. `reference`: the published
             checkpoints were trained with a box that also holds the image's origin, since the reference takes it over
-            all rows of the person while the center's row and those of unlabelled keypoints are still zero. So a
+            all rows of the person while the center's row and those of unlabeled keypoints are still zero. So a
             person counts as larger the further right and down it stands.
 
     Returns:
         (N,) float64, square pixels. A transform with zoom z multiplies it by z^2.
     """
-    points, labelled = keypoints[:, :, :2], keypoints[:, :, 2:] > 0
+    points, labeled = keypoints[:, :, :2], keypoints[:, :, 2:] > 0
     if name == "reference":
         high, low = points.max(axis=1, initial=0), points.min(axis=1, initial=0)
     else:
-        high = np.where(labelled, points, -np.inf).max(axis=1)
-        low = np.where(labelled, points, np.inf).min(axis=1)
+        high = np.where(labeled, points, -np.inf).max(axis=1)
+        low = np.where(labeled, points, np.inf).min(axis=1)
     return np.square(high - low, dtype=np.float64).sum(axis=1)
 
 
@@ -55,7 +55,7 @@ class TargetEncoder:
     The maps are many times larger than the image, so they are drawn in the training step, where the network runs. What
     takes decisions is done here: which keypoints lie inside the map, and who wins where people overlap.
 
-    Offsets are asked for on the square [c - radius, c + radius) about a person's truncated center c, for labelled
+    Offsets are asked for on the square [c - radius, c + radius) about a person's truncated center c, for labeled
     keypoints inside the map. Where the squares of people overlap, the smaller one's keypoints are asked for. With
     `person_size: reference` this holds only as far as it does in the reference, which goes through people and keypoints
     in order and compares a person's size with one 32-bit copy of the size last written to the cell: from the first
@@ -88,7 +88,7 @@ class TargetEncoder:
 
         Returns:
             `cells` (P, K + 1, 2) int32 and `fractions` (P, K + 1, 2) float32: whole part and rest of x, y in map
-            pixels, apart for the sake of precision; `usable` (P, K + 1) bool: labelled and inside the map;
+            pixels, apart for the sake of precision; `usable` (P, K + 1) bool: labeled and inside the map;
             `offset_weights` (P,) float32: 1 / sqrt(person size); `wins` (P, 2 radius, 2 radius, K) bool: the values of
             the offset maps that the person is asked for, by row and column of its square; `valid_mask` as given.
             With `unlabeled_keypoints: ignore` also `unlabeled` (P, K) bool, and `boxes` (P, 4) int32: the first column
@@ -139,8 +139,8 @@ class TargetEncoder:
         squares = {}
         # Largest first, so that smaller people overwrite them.
         for person in range(len(sizes)) if as_reference else np.argsort(-sizes, kind="stable").tolist():
-            *labelled, has_center = usable[person]
-            if not has_center or not any(labelled):
+            *labeled, has_center = usable[person]
+            if not has_center or not any(labeled):
                 continue
             left, top = (centers[person] - radius).tolist()
             x0, x1 = max(left, 0), min(left + 2 * radius, width)
@@ -148,13 +148,13 @@ class TargetEncoder:
             square = owner[y0:y1, x0:x1]
             squares[person] = square, np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
             if as_reference:
-                channels = np.flatnonzero(labelled)
+                channels = np.flatnonzero(labeled)
                 sizes_here = written_size[y0:y1, x0:x1]
                 mine = np.zeros(square.shape, bool)
                 mine[:, :, channels] = _reference_wins(square[:, :, channels] > 0, sizes_here, sizes[person])
                 sizes_here[mine.any(axis=-1)] = sizes[person]
             else:
-                mine = np.array(labelled)
+                mine = np.array(labeled)
             np.copyto(square, person + 1, where=mine)
         wins = np.zeros((len(sizes), 2 * radius, 2 * radius, self.num_keypoints), bool)
         for person, (square, part) in squares.items():

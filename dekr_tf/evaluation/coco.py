@@ -25,7 +25,7 @@ def evaluate_coco(labels: Sequence[ImageLabels], results: Results, schema: Keypo
         32^2 to 96^2) and large ones; precision first, then recall. -1 where there are no such people.
 
     Raises:
-        InputError: nobody is labelled; results cannot be read, do not fit the skeleton, or one is of an image that has
+        InputError: nobody is labeled; results cannot be read, do not fit the skeleton, or one is of an image that has
             no labels.
     """
     return dict(zip(METRICS, map(float, Comparison(labels, results, schema).score().stats), strict=True))

@@ -26,7 +26,7 @@ def evaluate_crowdpose(labels: Sequence[ImageLabels], results: Results, schema: 
 
     As in COCO's, people whose `num_keypoints` is 0 are ignored. CrowdPose's files do not count head and neck there, so
     that concerns people who have labels: of the 8,527 people of its val set 1,453 are ignored, and 499 of them have no
-    labelled keypoint.
+    labeled keypoint.
 
     Args:
         labels: of `coco_format.read_labels`, every image with `crowdIndex`.
@@ -38,7 +38,7 @@ def evaluate_crowdpose(labels: Sequence[ImageLabels], results: Results, schema: 
         images; recall like the first three. -1 where there are no such people.
 
     Raises:
-        InputError: an image has no `crowdIndex`; nobody is labelled; results cannot be read, do not fit the skeleton,
+        InputError: an image has no `crowdIndex`; nobody is labeled; results cannot be read, do not fit the skeleton,
             or one is of an image that has no labels.
     """
     difficulties = {image.image_id: _difficulty(image) for image in labels}

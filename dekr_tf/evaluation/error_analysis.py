@@ -27,10 +27,10 @@ class ErrorAnalysis:
 
     Attributes:
         schema: the skeleton.
-        people: number of labelled people whom the metric counts.
+        people: number of labeled people whom the metric counts.
         poses: number of results.
-        matched: number of poses that belong to a labelled person.
-        counts: (K, 5) int, labelled keypoints of the matched people by kind, in the order of `KINDS`.
+        matched: number of poses that belong to a labeled person.
+        counts: (K, 5) int, labeled keypoints of the matched people by kind, in the order of `KINDS`.
         precision: AP of the poses as they are.
         corrected: AP with the keypoints of one kind of error corrected, by its name, and of all kinds, as `all`.
     """
@@ -74,7 +74,7 @@ def analyze_errors(
     """Sorts found keypoints by kind of error, and measures what AP would be without each kind.
 
     Poses are matched with people as pycocotools does it, in the order of their scores, from an OKS of 0.1 on. With the
-    similarity of a keypoint and a label, exp(-d^2 / (2 (2 sigma)^2 area)), a labelled keypoint of a matched person is
+    similarity of a keypoint and a label, exp(-d^2 / (2 (2 sigma)^2 area)), a labeled keypoint of a matched person is
 
     - good, if its similarity to its own label is 0.85 or more;
     - jitter, if that is 0.5 or more;
@@ -97,20 +97,20 @@ def analyze_errors(
         area: the area of a person in square pixels; `crowdpose.area_of_box` for CrowdPose.
 
     Raises:
-        InputError: nobody is labelled; results cannot be read, do not fit the skeleton, or one is of an image that has
+        InputError: nobody is labeled; results cannot be read, do not fit the skeleton, or one is of an image that has
             no labels.
     """
     comparison = Comparison(labels, results, schema, area)
-    neighbours: dict[int, list[Entry]] = {}
+    neighbors: dict[int, list[Entry]] = {}
     for person in comparison.people:
         if not person["iscrowd"]:
-            neighbours.setdefault(person["image_id"], []).append(person)
+            neighbors.setdefault(person["image_id"], []).append(person)
 
     kinds = np.full((len(comparison.poses), len(schema)), -1)
     moved = np.array([pose["keypoints"] for pose in comparison.poses]).reshape(-1, len(schema), 3)
     pairs = comparison.match(MATCH)
     for pose, person in pairs:
-        others = [entry for entry in neighbours[person["image_id"]] if entry is not person]
+        others = [entry for entry in neighbors[person["image_id"]] if entry is not person]
         row = pose["id"] - 1
         kinds[row], moved[row] = _judge(moved[row], person, others, schema)
 
@@ -140,7 +140,7 @@ def analyze_errors(
 def _judge(
     keypoints: np.ndarray, person: Entry, others: Sequence[Entry], schema: KeypointSchema
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The kind of each keypoint, -1 where it is not labelled, and the keypoints (K, 3) with every error corrected.
+    """The kind of each keypoint, -1 where it is not labeled, and the keypoints (K, 3) with every error corrected.
 
     Args:
         keypoints: (K, 3) of a pose: x, y in pixels, score.

@@ -1,4 +1,4 @@
-"""From a detector and labelled images to a metric."""
+"""From a detector and labeled images to a metric."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +40,7 @@ def evaluate_detector(
     batch_size: int = 1,
     progress: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Measures a detector on labelled images.
+    """Measures a detector on labeled images.
 
     Args:
         detector: of any engine.

@@ -14,7 +14,7 @@ AUTHORS = "https://github.com/HRNet/DEKR"
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled images that a row is measured on.
+    """Labeled images that a row is measured on.
 
     Attributes:
         name: for people.

@@ -29,7 +29,7 @@ Results = str | Path | Sequence[Mapping[str, Any]]
 
 
 class Comparison:
-    """Labelled people and found poses of the same images.
+    """Labeled people and found poses of the same images.
 
     Args:
         labels: of `coco_format.read_labels`; the people of all categories form one class.
@@ -42,11 +42,11 @@ class Comparison:
     Attributes:
         images: ids of the images and the numbers that stand for them; in the order of the ids, as pycocotools walks
             through them.
-        people: the labelled people, as pycocotools takes them.
+        people: the labeled people, as pycocotools takes them.
         poses: the results, as pycocotools takes them, in their order.
 
     Raises:
-        InputError: nobody is labelled or scored; results cannot be read, do not fit the skeleton, or one is of an image
+        InputError: nobody is labeled or scored; results cannot be read, do not fit the skeleton, or one is of an image
             that has no labels.
     """
 
@@ -82,7 +82,7 @@ class Comparison:
         return scorer
 
     def match(self, threshold: float) -> list[tuple[Entry, Entry]]:
-        """Pairs of a pose and the labelled person that it is counted for, at one OKS threshold.
+        """Pairs of a pose and the labeled person that it is counted for, at one OKS threshold.
 
         As pycocotools has it, the poses of an image choose in the order of their scores, at most twenty. Pairs with
         people who are ignored, as crowds are, are left out.
@@ -107,15 +107,15 @@ class Comparison:
         return scorer
 
 
-def check_somebody_is_labelled(labels: Sequence[ImageLabels], name: str = "annotations") -> None:
+def check_somebody_is_labeled(labels: Sequence[ImageLabels], name: str = "annotations") -> None:
     """Makes sure that there is something to measure; `name` begins the error.
 
     Raises:
-        InputError: no image has a person with labelled keypoints.
+        InputError: no image has a person with labeled keypoints.
     """
-    if not any(person.labelled for image in labels for person in image.people):
+    if not any(person.labeled for image in labels for person in image.people):
         raise InputError(
-            f"{name}: expected at least one person with labelled keypoints. Received: none in {len(labels)} images"
+            f"{name}: expected at least one person with labeled keypoints. Received: none in {len(labels)} images"
         )
 
 
@@ -123,9 +123,9 @@ def check_somebody_is_scored(labels: Sequence[ImageLabels], name: str = "annotat
     """Makes sure that the OKS metrics have somebody to find; `name` begins the error.
 
     Raises:
-        InputError: nobody is labelled, or everybody's `num_keypoints` is 0.
+        InputError: nobody is labeled, or everybody's `num_keypoints` is 0.
     """
-    check_somebody_is_labelled(labels, name)
+    check_somebody_is_labeled(labels, name)
     if not any(person.scored for image in labels for person in image.people):
         raise InputError(
             f"{name}: expected at least one person with num_keypoints above 0. Received: none in {len(labels)} images"
@@ -140,7 +140,7 @@ def read_results(
     Args:
         source: path or content.
         schema: the skeleton of the poses.
-        images: ids of the images that are labelled.
+        images: ids of the images that are labeled.
 
     Returns:
         Image id, keypoints (K, 3) float64 (x, y, score) and pose score of each, in the order of the file.

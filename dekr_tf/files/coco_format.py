@@ -21,11 +21,11 @@ class PersonLabels:
     """One annotation of a person, or of a crowd.
 
     Attributes:
-        keypoints: (K, 3) float64: x, y in pixels of the stored image, visibility (0 unlabelled, 1 occluded, 2 visible).
-        box: left, top, width, height in pixels; that of the labelled keypoints where the file has none.
+        keypoints: (K, 3) float64: x, y in pixels of the stored image, visibility (0 unlabeled, 1 occluded, 2 visible).
+        box: left, top, width, height in pixels; that of the labeled keypoints where the file has none.
         area: square pixels; 0 for a person without any extent.
-        num_keypoints: as in the file; the number of labelled keypoints where the file has none. CrowdPose's files leave
-            head and neck out of the count, so a person may have 0 and labelled keypoints.
+        num_keypoints: as in the file; the number of labeled keypoints where the file has none. CrowdPose's files leave
+            head and neck out of the count, so a person may have 0 and labeled keypoints.
         category_id: a number or a text; 1 where the file has none.
         crowd: whether the annotation covers a crowd.
         segmentation: as in the file.
@@ -42,8 +42,8 @@ class PersonLabels:
     where: str
 
     @property
-    def labelled(self) -> bool:
-        """Whether it is one person with at least one labelled keypoint."""
+    def labeled(self) -> bool:
+        """Whether it is one person with at least one labeled keypoint."""
         return not self.crowd and bool((self.keypoints[:, 2] > 0).any())
 
     @property
@@ -58,7 +58,7 @@ class ImageLabels:
 
     Attributes:
         image_id: a number or a text.
-        people: with or without labelled keypoints, and crowds, in the order of the file.
+        people: with or without labeled keypoints, and crowds, in the order of the file.
         content: the image's entry in the file.
         where: file and image, for messages.
     """
@@ -97,8 +97,8 @@ def read_labels(
     """Reads an annotation file of COCO, CrowdPose or one's own, in the order of its images.
 
     An annotation is a person if it has `keypoints`, or shares its `category_id` with one that has; without them, no
-    keypoint of the person is labelled. Annotations of other categories are left out. A person's area is `area`; where
-    that is missing or zero, 0.53 of the area of `bbox`, and of the box around the labelled keypoints where that is
+    keypoint of the person is labeled. Annotations of other categories are left out. A person's area is `area`; where
+    that is missing or zero, 0.53 of the area of `bbox`, and of the box around the labeled keypoints where that is
     missing or empty too. Its `num_keypoints` is believed, whatever the visibilities say, as the toolkits do.
 
     Args:

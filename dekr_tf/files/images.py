@@ -42,7 +42,7 @@ _JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _JPEG_END = 0xD9
 #: Baseline, extended and progressive frames in Huffman's code; restart intervals; scans.
 _JPEG_FRAMES, _JPEG_INTERVAL, _JPEG_SCAN = (0xC0, 0xC1, 0xC2), 0xDD, 0xDA
-#: Grey level of blocks without data.
+#: Gray level of blocks without data.
 _JPEG_MISSING = 128
 _JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
 #: The tag of TIFF and EXIF.
@@ -50,7 +50,7 @@ _ORIENTATION = 0x112
 
 
 def read_image(path: str | os.PathLike, *, exif_orientation: bool) -> np.ndarray:
-    """Reads an image file; grey becomes RGB, alpha is dropped, 16 bits are scaled to 8.
+    """Reads an image file; gray becomes RGB, alpha is dropped, 16 bits are scaled to 8.
 
     Args:
         path: of the file.
@@ -83,7 +83,7 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
     if not data:
         raise InputError(f"image {source}: expected an image. Received: an empty file")
     check_pixels(size_in_header(data) or (0, 0), f"image {source}")
-    # OpenCV fills the missing part of a truncated file with grey or black and says nothing.
+    # OpenCV fills the missing part of a truncated file with gray or black and says nothing.
     if not _is_whole(data):
         raise InputError(
             f"image {source}: expected a whole image. Received: a truncated or damaged file, {len(data)} bytes"
@@ -385,7 +385,7 @@ def _without_tiff_orientation(data: bytes) -> bytes:
 def _jpeg_ran_out(data: bytes, image: np.ndarray) -> bool:
     """Whether a JPEG's data ended before the picture did, as after damage or with an end marker in the middle.
 
-    libjpeg then leaves the rest of the picture grey. OpenCV tells nobody, but more data before the end marker goes into
+    libjpeg then leaves the rest of the picture gray. OpenCV tells nobody, but more data before the end marker goes into
     the picture if, and only if, some was missing.
 
     Args:

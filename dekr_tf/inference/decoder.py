@@ -137,9 +137,9 @@ def discount_scores(poses: Poses, config: DecoderConfig, oks_sigmas: Sequence[fl
 def find_centers(
     center_map: np.ndarray, *, max_people: int, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells of the center map that are the highest of their neighbourhood.
+    """Cells of the center map that are the highest of their neighborhood.
 
-    The neighbourhood grows with the map: 3x3, 5x5 where the mean of the sides is over 200, 7x7 over 300.
+    The neighborhood grows with the map: 3x3, 5x5 where the mean of the sides is over 200, 7x7 over 300.
 
     Args:
         center_map: (h, w).

@@ -11,7 +11,7 @@ def pose_nms(keypoints: np.ndarray, scores: np.ndarray, *, distance: float, min_
     more (which switches NMS off) need no exception. Candidates are walked in order. One whose group was not
     dealt with keeps the best scored of its group and drops the others; if that best one was dropped before, none is
     kept. As in the reference (`nms_core`, lib/core/nms.py), groups are not transitive: in a chain of candidates two
-    neighbours may stay.
+    neighbors may stay.
 
     Args:
         keypoints: (N, K, 2) x, y in pixels, in the order of the walk.

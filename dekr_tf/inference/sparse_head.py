@@ -88,13 +88,13 @@ class _Branch:
         if f"offset_kernel{block}" in self.weights:
             taps = self._adaptive_taps(block, y, x)
         else:
-            taps = self._neighbours(block, y, x, self.dilation)
+            taps = self._neighbors(block, y, x, self.dilation)
         kernel = self.weights[f"kernel{block}"].reshape(-1, self.channels)
         values = taps.reshape(len(cells), len(kernel)) @ kernel
         return np.maximum(values + self.weights[f"bias{block}"] + residual, 0)[inverse.reshape(-1)]
 
-    def _neighbours(self, block, y, x, distance):
-        """What enters a block at nine neighbours of (N,) cells, zero outside the map: (N, 9, C)."""
+    def _neighbors(self, block, y, x, distance):
+        """What enters a block at nine neighbors of (N,) cells, zero outside the map: (N, 9, C)."""
         y, x = y[:, None] + distance * GRID_Y, x[:, None] + distance * GRID_X
         inside = (y >= 0) & (y < self.height) & (x >= 0) & (x < self.width)
         return self._where(inside, block - 1, y, x)
@@ -103,7 +103,7 @@ class _Branch:
         """What enters a block at its nine taps, bilinear, zero outside the map: (N, 9, C)."""
         kernel = self.weights[f"offset_kernel{block}"].reshape(-1, 6)
         offsets = (
-            self._neighbours(block, y, x, 1).reshape(len(y), len(kernel)) @ kernel + self.weights[f"offset_bias{block}"]
+            self._neighbors(block, y, x, 1).reshape(len(y), len(kernel)) @ kernel + self.weights[f"offset_bias{block}"]
         )
         yy, yx, xy, xx, ty, tx = offsets.T[..., None]
         # Positions beyond the frame of one cell around the map read nothing, and need not be larger than that.

@@ -156,7 +156,7 @@ def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
         d_positions += d_position
         scattered = scatter_add_rows(scattered, rows[tap], ops.concatenate(corners, axis=1))
     scattered = ops.reshape(scattered, (branches, batch, padded_height, padded_width, 4, channels))
-    # Row r of the padded map is row r - 1 of the map; what was put on a cell belongs to the cell and its neighbours.
+    # Row r of the padded map is row r - 1 of the map; what was put on a cell belongs to the cell and its neighbors.
     d_x = sum(
         scattered[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width, 2 * down + right]
         for down in (0, 1)
@@ -212,7 +212,7 @@ def _interpolate(maps, fy, fx):
 def _interpolation_gradients(d_sampled, maps, fy, fx, inside):
     """Gradients for the four corners, each (M, C), and for y and x, each (M, 1)."""
     _, right, down, cross = maps
-    # Summed over channels by a product with ones, which is vectorised.
+    # Summed over channels by a product with ones, which is vectorized.
     ones = ops.ones((d_sampled.shape[-1], 1), d_sampled.dtype)
     steps = down + fx * cross, right + fy * cross
     d_position = [ops.matmul(d_sampled * step, ones) * inside for step in steps]

@@ -39,7 +39,7 @@ if keras.backend.backend() == "tensorflow":
         return with_gradient(images)
 
     def normalize_by_batch(x, gamma, beta, epsilon):
-        """(B, H, W, C) normalised by its own moments, then times gamma (C,) plus beta (C,).
+        """(B, H, W, C) normalized by its own moments, then times gamma (C,) plus beta (C,).
 
         Returns:
             That, the mean (C,) and the unbiased variance (C,), both float32.
@@ -118,7 +118,7 @@ else:
         return ops.image.resize(images, size, interpolation=interpolation, data_format="channels_last")
 
     def normalize_by_batch(x, gamma, beta, epsilon):
-        """(B, H, W, C) normalised by its own moments, then times gamma (C,) plus beta (C,).
+        """(B, H, W, C) normalized by its own moments, then times gamma (C,) plus beta (C,).
 
         Returns:
             That, the mean (C,) and the unbiased variance (C,), both float32.

@@ -1,4 +1,4 @@
-"""Batch normalisation, fused in training."""
+"""Batch normalization, fused in training."""
 
 import keras
 

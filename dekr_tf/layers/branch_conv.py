@@ -28,7 +28,7 @@ def branch_conv(x, kernel, dilation: int = 1):
     Args:
         x: (G, B, H, W, C).
         kernel: (G, S, S, C, F) with S odd.
-        dilation: distance of neighbouring taps.
+        dilation: distance of neighboring taps.
 
     Returns:
         (G, B, H, W, F).
@@ -62,9 +62,9 @@ class BranchConv2D(keras.layers.Layer):
         branches: G.
         filters: output channels of one branch, F.
         kernel_size: odd side of the kernel, S.
-        dilation: distance of neighbouring taps.
+        dilation: distance of neighboring taps.
         use_bias: adds a bias to each output channel.
-        kernel_initializer: default: He initialisation by the fan-out of one branch.
+        kernel_initializer: default: He initialization by the fan-out of one branch.
         output_scale: multiplies the outputs.
 
     Input (B, H, W, G C), output (B, H, W, G F). Variables: `kernel` (G, S, S, C, F), `bias` (G F,).
@@ -140,7 +140,7 @@ def branch_channels(input_shape, branches: int) -> int:
 
 
 def branch_initializer(kernel_size: int, channels: int, filters: int):
-    """He initialisation by the fan-out of one branch.
+    """He initialization by the fan-out of one branch.
 
     Keras would take the leading branch axis for a part of the receptive field.
     """

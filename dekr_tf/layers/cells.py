@@ -47,7 +47,7 @@ class Grid:
     def list(self, mask):
         """The marked cells of (G, R)."""
         rows, valid = compact(mask)
-        # The first cell of the first map has neighbours, as all that are listed must have.
+        # The first cell of the first map has neighbors, as all that are listed must have.
         return Cells(mask, ops.where(valid, rows, self._width + 1), valid)
 
     def map_rows(self, rows):
@@ -58,7 +58,7 @@ class Grid:
         return (image * height + row - 1) * width + column - 1
 
     def around(self, mask):
-        """Marks the cells of the maps among the marked ones of (G, R) and their neighbours."""
+        """Marks the cells of the maps among the marked ones of (G, R) and their neighbors."""
         steps = [y * self._width + x for y in range(3) for x in range(3)]
         return _spread(mask, steps, self._width + 1) & self._inside
 
@@ -84,7 +84,7 @@ def _spread(mask, steps, back: int):
     return ops.any(ops.stack([padded[:, start : start + size] for start in starts]), axis=0)
 
 
-def neighbours(rows, map_size):
+def neighbors(rows, map_size):
     """The 3x3 cells around each cell, row-major: (G, N) -> (G, 9 N)."""
     steps = ops.convert_to_tensor([int(y) * (map_size[1] + 3) + int(x) for y, x in GRID], "int32")
     return ops.reshape(rows[..., None] + steps, (rows.shape[0], -1))

@@ -25,7 +25,7 @@ def count_complexity(config: Config) -> dict[str, Any]:
 
     Returns:
         `parameters`: trainable values; `gmacs`: multiply-adds of all convolutions in 1e9 (what the paper calls GFLOPs;
-        bilinear sampling and normalisation are not counted, as in the reference's own count); `head_parameters` and
+        bilinear sampling and normalization are not counted, as in the reference's own count); `head_parameters` and
         `head_gmacs`: the same for the offset head, from its 1x1 transition to its last 1x1 (paper Table 1); `parts`:
         for each part of the network, in the order of the computation, its `parameters` and `gmacs`, which add up to
         those of the network. The parts are `backbone.stem`, `backbone.stage1` and so on, of EfficientNet also

@@ -49,7 +49,7 @@ def build_dekr(
         settings: of `ModelConfig`.
 
     Returns:
-        A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 maps at stride 4:
+        A functional model from `image` (B, H, W, 3), normalized RGB, to a dict of float32 maps at stride 4:
         `heatmap` (B, H / 4, W / 4, K + 1), keypoint scores around 0..1 with the center last, and `offset`
         (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels.
 
@@ -136,7 +136,7 @@ def _output_initializer():
 
 
 def _offset_block(x, config, branches, name):
-    """A 3x3 convolution, adaptive or plain, with batch normalisation, identity shortcut and ReLU."""
+    """A 3x3 convolution, adaptive or plain, with batch normalization, identity shortcut and ReLU."""
     filters = x.shape[-1] // branches
     if config.block == "adaptive":
         y = AdaptiveConv2D(branches, filters, name=f"{name}_conv")(x)

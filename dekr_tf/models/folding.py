@@ -46,7 +46,7 @@ def backbone_branches(model: keras.Model) -> list[keras.KerasTensor]:
 
 
 def _fold(model, inputs, outputs, fusible):
-    """A copy of a part of the model, batch normalisation folded into the convolutions.
+    """A copy of a part of the model, batch normalization folded into the convolutions.
 
     Unless it is to be `fusible`, what a convolution with a bias gives is not added to something else, but its negative
     subtracted: TensorFlow makes one oneDNN kernel of convolution, bias and addition, and that kernel (2.21) keeps the
@@ -122,7 +122,7 @@ def transition(branches: list[keras.KerasTensor], kernel: np.ndarray, bias: np.n
 
 
 def fold_offset_head(model: keras.Model) -> dict[str, np.ndarray]:
-    """The offset head's weights after its transition, batch normalisation folded into the convolutions.
+    """The offset head's weights after its transition, batch normalization folded into the convolutions.
 
     Args:
         model: of `build_dekr`.

@@ -21,12 +21,12 @@ STAGES = (2, 3, 4)
 
 
 def batch_norm(x, name: str):
-    """Batch normalisation with the reference's constants."""
+    """Batch normalization with the reference's constants."""
     return FusedBatchNorm(epsilon=BN_EPSILON, momentum=BN_MOMENTUM, name=name)(x)
 
 
 def conv_bn(x, filters: int, name: str, *, kernel_size: int = 1, strides: int = 1, relu: bool = True):
-    """Convolution without bias, batch normalisation and, if wanted, ReLU; zero padding.
+    """Convolution without bias, batch normalization and, if wanted, ReLU; zero padding.
 
     Strided convolutions are padded by one pixel on every side before a convolution without padding: Keras' own "same"
     would pad only behind an even-sized map, and so sample other pixels than PyTorch.

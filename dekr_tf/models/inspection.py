@@ -64,7 +64,7 @@ def saliency(
 ) -> np.ndarray:
     """How much each input pixel moves the keypoint that a cell regresses (paper Figure 1).
 
-    It is the length of the gradient of the keypoint's x and y in the pixel's three colours. Only with TensorFlow as
+    It is the length of the gradient of the keypoint's x and y in the pixel's three colors. Only with TensorFlow as
     backend of Keras. Takes two passes backwards through the network for each cell.
 
     Args:
@@ -74,7 +74,7 @@ def saliency(
         keypoint: index of the keypoint.
 
     Returns:
-        (N, H, W) float32, >= 0: input pixels for a change of 1 in normalised colour.
+        (N, H, W) float32, >= 0: input pixels for a change of 1 in normalized color.
 
     Raises:
         InputError: Keras runs on another backend.

@@ -28,7 +28,7 @@ def build_pose_model(
     """Builds the network from image to candidate poses, with the weights that `model` has now.
 
     Backbone and heatmap head are the model's own layers. The offset head (paper section 3.1) is evaluated at the best
-    centers only, where it gives what the dense head gives; its batch normalisation becomes part of the convolutions.
+    centers only, where it gives what the dense head gives; its batch normalization becomes part of the convolutions.
 
     Args:
         model: of `build_dekr`.
@@ -42,7 +42,7 @@ def build_pose_model(
             subtractions of negatives in their place, with the same result to the bit.
 
     Returns:
-        A functional model from `image` (B, H, W, 3), normalised RGB, to a dict of float32 arrays for the
+        A functional model from `image` (B, H, W, 3), normalized RGB, to a dict of float32 arrays for the
         N = `decoder.max_people` best centers, highest first: `keypoints` (B, N, K, 2), x and y in input pixels;
         `keypoint_scores` (B, N, K), center score times heat value; `center_scores` (B, N). Where fewer centers are
         above the threshold, the others are zero in all three. With `heatmap_output` also `heatmap` (B, h, w, K + 1),

@@ -10,7 +10,7 @@ from keras import ops
 from dekr_tf.layers.adaptive_conv import map_table, sample_and_convolve_at, tap_cells
 from dekr_tf.layers.backend import branch_parts
 from dekr_tf.layers.branch_conv import to_branches
-from dekr_tf.layers.cells import Grid, add_rows_at, moments_at, neighbours, rows_at
+from dekr_tf.layers.cells import Grid, add_rows_at, moments_at, neighbors, rows_at
 
 
 class SupervisedOffsets:
@@ -145,9 +145,9 @@ class _Block:
         )
 
     def read(self, part, table, rows):
-        """Features (G, N, C) of the cells, and the offsets (G, N, 6) that their 3x3 neighbours predict."""
+        """Features (G, N, C) of the cells, and the offsets (G, N, 6) that their 3x3 neighbors predict."""
         branches, _, channels = table.shape
-        around = ops.reshape(rows_at(table, neighbours(rows, self.map_size)), (branches, -1, 9 * channels))
+        around = ops.reshape(rows_at(table, neighbors(rows, self.map_size)), (branches, -1, 9 * channels))
         offsets = ops.matmul(around, self.offset_kernels[part]) + self.offset_biases[part]
         return around[..., 4 * channels : 5 * channels], offsets
 

@@ -12,7 +12,7 @@ def heatmap_loss(predicted, target, weight):
     Args:
         predicted: (B, h, w, K + 1) heatmaps.
         target: likewise.
-        weight: likewise; 0 where the image is not labelled.
+        weight: likewise; 0 where the image is not labeled.
 
     Returns:
         A scalar.

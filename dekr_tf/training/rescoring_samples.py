@@ -1,4 +1,4 @@
-"""Poses that a rescoring net learns from: what a model finds in labelled images, and how good it is."""
+"""Poses that a rescoring net learns from: what a model finds in labeled images, and how good it is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dekr_tf.errors import InputError
-from dekr_tf.evaluation.scoring import Results, check_somebody_is_labelled, read_results
+from dekr_tf.evaluation.scoring import Results, check_somebody_is_labeled, read_results
 from dekr_tf.files.coco_format import ImageLabels, PersonLabels
 from dekr_tf.inference.rescoring import count_features, read_arrays, write_arrays
 from dekr_tf.keypoints import KeypointSchema
@@ -77,10 +77,10 @@ def collect_samples(
 ) -> RescoringSamples:
     """Finds out how good poses are.
 
-    The OKS of a pose is that with the labelled person of its image whom it fits best, whether or not another pose fits
-    the same person better. As in the reference (lib/utils/rescore.py), poses in images without labelled people are left
+    The OKS of a pose is that with the labeled person of its image whom it fits best, whether or not another pose fits
+    the same person better. As in the reference (lib/utils/rescore.py), poses in images without labeled people are left
     out: they may be right. Unlike there, an image may have more than 20 poses, since all are rescored, and an OKS of 1
-    is one: there it counts as 0, since a pose within the box of an unlabelled person has it.
+    is one: there it counts as 0, since a pose within the box of an unlabeled person has it.
 
     Args:
         labels: of `coco_format.read_labels`.
@@ -89,19 +89,19 @@ def collect_samples(
         area: the area of a person in square pixels; `crowdpose.area_of_box` for CrowdPose.
 
     Raises:
-        InputError: the skeleton has no edges or no normalization edges; nobody is labelled, or there are no poses where
+        InputError: the skeleton has no edges or no normalization edges; nobody is labeled, or there are no poses where
             somebody is; results cannot be read, do not fit the skeleton, or one is of an image that has no labels.
     """
     count_features(schema)
-    check_somebody_is_labelled(labels)
-    people = {image.image_id: [person for person in image.people if person.labelled] for image in labels}
+    check_somebody_is_labeled(labels)
+    people = {image.image_id: [person for person in image.people if person.labeled] for image in labels}
     found: dict[int | str, list[np.ndarray]] = {}
     for image_id, pose, _ in read_results(results, schema, people):
         if people[image_id]:
             found.setdefault(image_id, []).append(pose)
     if not found:
         raise InputError(
-            f"expected poses in images with labelled people. Received: none in {sum(map(bool, people.values()))} images"
+            f"expected poses in images with labeled people. Received: none in {sum(map(bool, people.values()))} images"
         )
     best = []
     for image_id, poses in found.items():

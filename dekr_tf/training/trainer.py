@@ -10,7 +10,7 @@ import keras
 import yaml
 
 from dekr_tf.config import Config, TrainingConfig, load_config
-from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data, report_people
+from dekr_tf.data.samples import LabeledImages, TrainingMix, open_training_data, report_people
 from dekr_tf.errors import InputError
 from dekr_tf.files.outputs import check_outputs, write_text
 from dekr_tf.keypoints import SCHEMAS
@@ -157,7 +157,7 @@ def _settings_of_the_run(config: Config) -> dict[str, Any]:
 def _report_people(data: TrainingMix, config: Config) -> None:
     for place, images in enumerate(data.sets):
         # TFRecord files hold no such numbers; `dekr data tfrecord` told them.
-        if isinstance(images, LabelledImages):
+        if isinstance(images, LabeledImages):
             name = "training data" if len(data.sets) == 1 else f"data.train.{place}"
             print(report_people(images.records, config.targets, name))
 

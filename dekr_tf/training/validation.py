@@ -1,4 +1,4 @@
-"""OKS-AP on labelled images, and pictures of what it finds."""
+"""OKS-AP on labeled images, and pictures of what it finds."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ PICTURE_SIZE = 640
 
 
 class ValidationSet:
-    """The labelled images that a training is measured on.
+    """The labeled images that a training is measured on.
 
     Args:
         config: `data.val_annotations` and `data.val_images` are needed.

@@ -30,7 +30,7 @@ Color = tuple[float, ...]
 
 
 def draw_poses(image: np.ndarray, poses: Poses) -> np.ndarray:
-    """Draws skeletons: limbs orange on the person's left, blue on the right, else in a colour of the person's own.
+    """Draws skeletons: limbs orange on the person's left, blue on the right, else in a color of the person's own.
 
     Uncertain keypoints and their limbs are faded or left out, relative to the person's best keypoint. Lines are as
     thick as the person's size asks for; the pose score stands small above the person.
@@ -97,7 +97,7 @@ def _sides(schema: KeypointSchema) -> list[int]:
 
 
 def person_color(index: int) -> Color:
-    """The colour of a person's own, RGB in 0..255."""
+    """The color of a person's own, RGB in 0..255."""
     # Steps of the golden ratio spread the hues however many people there are.
     red_green_blue = colorsys.hsv_to_rgb((0.36 + 0.618034 * index) % 1.0, 0.65, 0.95)
     return tuple(255 * value for value in red_green_blue)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 #: Suffixes of the files that a figure is saved to.
 FORMATS = (".png", ".pdf", ".svg")
 
-# Told apart with every kind of colour vision (Okabe and Ito); what is good stays in the background.
+# Told apart with every kind of color vision (Okabe and Ito); what is good stays in the background.
 COLORS = {"good": "#dde3e6", "jitter": "#56b4e9", "inversion": "#e69f00", "swap": "#cc79a7", "miss": "#d55e00"}
 ALL_COLOR = "#009e73"
 
@@ -36,7 +36,7 @@ def error_chart(counts: Mapping[str, Mapping[str, int]], precision: float, corre
     shares.set_yticks(range(len(rows)), rows)
     shares.invert_yaxis()
     shares.set_xlim(0, 100)
-    shares.set_xlabel(f"% of {sum(total.values())} labelled keypoints of people who were found")
+    shares.set_xlabel(f"% of {sum(total.values())} labeled keypoints of people who were found")
     figure.legend(loc="outside upper left", ncols=len(COLORS), frameon=False)
 
     names = list(corrected)

@@ -13,7 +13,7 @@ from dekr_tf.visualization.sample_sheet import keypoint_colors
 def draw_activation(
     image: np.ndarray, centers: np.ndarray, keypoints: np.ndarray, activated: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Draws the positions that the adaptive convolutions of one keypoint read, in a colour for each person.
+    """Draws the positions that the adaptive convolutions of one keypoint read, in a color for each person.
 
     Large dots are the taps of the last block, small ones those of the blocks before it; a line leads from the person's
     center to the keypoint, which is a ring.
@@ -41,7 +41,7 @@ def draw_activation(
 
 
 def draw_saliency(image: np.ndarray, saliency: np.ndarray, centers: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """Draws which pixels move a regressed keypoint, on the photo in dark grey.
+    """Draws which pixels move a regressed keypoint, on the photo in dark gray.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
@@ -51,11 +51,11 @@ def draw_saliency(image: np.ndarray, saliency: np.ndarray, centers: np.ndarray, 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * np.float32(0.4)
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * np.float32(0.4)
     highest = np.maximum(saliency.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
     heat = (saliency / highest).max(axis=0, initial=0)[..., None]
     glow = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    canvas = np.rint(grey + np.minimum(2 * heat, 1) * (glow - grey)).astype(np.uint8)
+    canvas = np.rint(gray + np.minimum(2 * heat, 1) * (glow - gray)).astype(np.uint8)
     for center, keypoint in zip(centers, keypoints, strict=True):
         _draw_regression(canvas, center, keypoint, _unit(image))
     return canvas

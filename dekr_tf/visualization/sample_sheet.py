@@ -48,7 +48,7 @@ def make_sheet(drawings: Sequence[np.ndarray], columns: int = 2) -> np.ndarray:
 
 
 def keypoint_colors(schema: KeypointSchema) -> np.ndarray:
-    """Colours of heatmaps by the side of the keypoint: (K + 1, 3) float32 RGB in 0..255, the center's last."""
+    """Colors of heatmaps by the side of the keypoint: (K + 1, 3) float32 RGB in 0..255, the center's last."""
     colors = [MIDDLE_COLOR] * len(schema) + [CENTER_COLOR]
     for left, right in schema.flip_pairs:
         colors[left], colors[right] = LEFT_COLOR, RIGHT_COLOR

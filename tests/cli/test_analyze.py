@@ -32,9 +32,9 @@ def analyze(*options):
 RESULTS = ("--results", "results.json", "--config", "pair.yaml")
 TABLES = """\
 metric: coco, skeleton: pair
-labelled people: 1, poses: 1, matched: 1
+labeled people: 1, poses: 1, matched: 1
 
-% of keypoints       good     jitter  inversion       swap       miss   labelled
+% of keypoints       good     jitter  inversion       swap       miss   labeled
 left                100.0        0.0        0.0        0.0        0.0          1
 right                 0.0      100.0        0.0        0.0        0.0          1
 all                  50.0       50.0        0.0        0.0        0.0          2
@@ -128,4 +128,4 @@ def test_an_empty_set_is_one_line(folder, capsys):
     content["annotations"][0]["keypoints"] = [0] * 6
     (folder / "truth.json").write_text(json.dumps(content))
     assert analyze(*RESULTS) == 2
-    assert "at least one person with labelled keypoints. Received: none in 1 images" in capsys.readouterr().err
+    assert "at least one person with labeled keypoints. Received: none in 1 images" in capsys.readouterr().err

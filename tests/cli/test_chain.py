@@ -68,7 +68,7 @@ def refused(capsys, *words):
 
 def test_photos_of_every_kind(model, tmp_path, capsys):
     color = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8), (0, 0), 3)
-    grey = color[..., 0]
+    gray = color[..., 0]
     # An EXIF entry 0x0112 of 6: the camera was held upright, turn by a quarter.
     entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0" + struct.pack(">2sHIH", b"MM", 42, 8, 1) + entry + bytes(4)
@@ -77,11 +77,11 @@ def test_photos_of_every_kind(model, tmp_path, capsys):
     upright = np.rot90(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), -1)
     photos = {
         "color": color,
-        "alpha": np.dstack([color, grey]),
+        "alpha": np.dstack([color, gray]),
         "deep": color.astype(np.uint16) * 257,
-        "grey": grey,
-        "grey_as_color": np.dstack([grey] * 3),
-        "deep_grey": grey.astype(np.uint16) * 257,
+        "gray": gray,
+        "gray_as_color": np.dstack([gray] * 3),
+        "deep_gray": gray.astype(np.uint16) * 257,
         "one_pixel": color[:1, :1],
         "wide": np.zeros((1_300, 20_000, 3), np.uint8),
         "upright": upright,
@@ -101,8 +101,8 @@ def test_photos_of_every_kind(model, tmp_path, capsys):
     for name, same in {
         "alpha": "color",
         "deep": "color",
-        "grey_as_color": "grey",
-        "deep_grey": "grey",
+        "gray_as_color": "gray",
+        "deep_gray": "gray",
         "turned": "upright",
     }.items():
         np.testing.assert_array_equal(found[name], found[same])

@@ -80,9 +80,9 @@ def test_the_schema_that_is_written_can_be_read(tmp_path, capsys, people):
 def test_records_can_be_trained_on(tmp_path, capsys, people):
     words = ("--annotations", people / "train.json", "--images", people / "train" / "images")
     run("tfrecord", *words, "--output", tmp_path / "records", "--shards", 2)
-    records, labelled = capsys.readouterr().out.splitlines()
+    records, labeled = capsys.readouterr().out.splitlines()
     assert records == f"{tmp_path}/records: 3 of 3 images"
-    assert re.fullmatch(rf"{tmp_path}/records: \d+ of \d+ people with labelled keypoints get a center", labelled)
+    assert re.fullmatch(rf"{tmp_path}/records: \d+ of \d+ people with labeled keypoints get a center", labeled)
     assert len(open_training_data(Config(data={"train_records": str(tmp_path / "records")}))) == 3
     with pytest.raises(InputError, match="expected a new or empty folder"):
         run("tfrecord", *words, "--output", tmp_path / "records")

@@ -68,7 +68,7 @@ def test_results_file(folder, capsys):
     # 96 x 96 pixels are medium and large at once.
     assert metrics == pytest.approx(dict.fromkeys(METRICS, 1.0))
     assert capsys.readouterr().out.splitlines() == [
-        "images: 2, labelled people: 1",
+        "images: 2, labeled people: 1",
         "metric: coco, skeleton: stick",
         "   AP   AP50   AP75    APM    APL     AR   AR50   AR75    ARM    ARL",
         "  ".join(["1.000"] * 10),
@@ -82,7 +82,7 @@ def test_people_whom_the_file_does_not_count_are_named(folder, capsys):
     (folder / "results.json").write_text("[]")
     assert evaluate(folder, "--results", folder / "results.json", "--config", folder / "stick.yaml") == 0
     line = capsys.readouterr().out.splitlines()[0]
-    assert line == "images: 2, labelled people: 2, 1 of them ignored: num_keypoints is 0"
+    assert line == "images: 2, labeled people: 2, 1 of them ignored: num_keypoints is 0"
 
 
 def test_sizes_without_people_are_a_dash(folder, capsys):
@@ -198,7 +198,7 @@ def test_images_without_labels(folder, detector, capsys, annotations):
     found = folder / "found.json"
     assert evaluate(folder, *options, "--results-output", found) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "images: 2, labelled people: 0",
+        "images: 2, labeled people: 0",
         f"no labels to score; 2 poses are in {found}",
     ]
     entry = {"category_id": 1, "keypoints": [40.0, 30.0, 0.9, 40.0, 130.0, 0.8], "score": 0.5}
@@ -218,7 +218,7 @@ def test_labels_of_nothing_but_zeros(folder, detector, capsys):
     content["annotations"][0]["keypoints"] = [0] * 6
     (folder / "truth.json").write_text(json.dumps(content))
     assert evaluate(folder, "--model", folder / "best.keras", "--images", folder) == 2
-    message = "expected at least one person with labelled keypoints. Received: none in 2 images"
+    message = "expected at least one person with labeled keypoints. Received: none in 2 images"
     assert message in capsys.readouterr().err
     assert detector[1:] == []
 

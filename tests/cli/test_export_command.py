@@ -20,7 +20,7 @@ def test_evenly_spread(count, most, expected):
 
 
 def test_a_large_folder_gives_a_spread_sample(tmp_path, monkeypatch, capsys):
-    """Nine photos, each of one grey; only those of the sample are read."""
+    """Nine photos, each of one gray; only those of the sample are read."""
     for index in range(9):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((4, 4, 3), index, np.uint8))
     (tmp_path / "1.png").write_bytes(b"damaged")

@@ -68,8 +68,8 @@ def data(tmp_path_factory):
             size = {"height": 64, "width": 80}
             entries.append({"id": index, "file_name": file.name, "crowdIndex": (0.1, 0.9)[index], **size})
             for keypoints, _ in detector(scene.image):
-                labelled = np.column_stack([keypoints[:, :2], np.full(len(keypoints), 2)])
-                person = {"id": len(people) + 1, "image_id": index, "keypoints": labelled.ravel().tolist()}
+                labeled = np.column_stack([keypoints[:, :2], np.full(len(keypoints), 2)])
+                person = {"id": len(people) + 1, "image_id": index, "keypoints": labeled.ravel().tolist()}
                 # Of medium size.
                 people.append({**person, "area": 2000, "bbox": [0, 0, 60, 60]})
         path = folder / name / annotations

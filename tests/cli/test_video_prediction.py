@@ -132,7 +132,7 @@ def test_drawn_video(predict, tmp_path, draw, drawn):
     assert len(drawings) == 4
     for drawing, frame in zip(drawings, FRAMES, strict=True):
         changed = np.abs(drawing.astype(int) - frame).max(axis=-1) > 100
-        # Dots on the feet, in the colour of the person.
+        # Dots on the feet, in the color of the person.
         bright = np.flatnonzero(frame[32, ::4, 0])
         assert all(changed[44:52, 4 * column - 4 : 4 * column + 6].any() for column in bright)
         assert not changed[54:].any()

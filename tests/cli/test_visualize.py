@@ -44,7 +44,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def visualize(tmp_path, models, monkeypatch, capsys):
-    """Runs `dekr visualize` in a folder with a grey photo; returns exit code, output and errors."""
+    """Runs `dekr visualize` in a folder with a gray photo; returns exit code, output and errors."""
     monkeypatch.setattr(command_line, "VERBS", ("visualize",))
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("photo.png", np.full((96, 128, 3), 120, np.uint8))
@@ -74,7 +74,7 @@ def test_activation(visualize):
 def test_saliency(visualize):
     drawing = draw(visualize, "saliency", "photo.png", "--keypoint", "head", "--input-size", "128")
     assert drawing.shape == (96, 128, 3)
-    # The colours of the heat, brighter than the photo in dark grey.
+    # The colors of the heat, brighter than the photo in dark gray.
     assert ((drawing.max(axis=-1) > 100) & (np.ptp(drawing, axis=-1) > 50)).any()
 
 

@@ -217,7 +217,7 @@ def operators(path):
     return {name: names.count(name) for name in set(names) if name != "DELEGATE"}
 
 
-def test_batch_normalisation_is_folded(export):
+def test_batch_normalization_is_folded(export):
     counts = operators(export("tflite", graph="maps", input_sizes=((64, 64),)))
     assert not {"VAR_HANDLE", "READ_VARIABLE", "RSQRT", "MUL", "SUB"} & set(counts)
 

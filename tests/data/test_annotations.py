@@ -14,7 +14,7 @@ from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 
 PAIR = KeypointSchema(name="pair", names=("left", "right"), flip_pairs=((0, 1),))
 
-#: Two images; a labelled person, a crowd and an unlabelled person on the first.
+#: Two images; a labeled person, a crowd and an unlabeled person on the first.
 GOOD = {
     "images": [
         {"id": 7, "file_name": "a.jpg", "height": 20, "width": 30},
@@ -90,8 +90,8 @@ def test_records(tmp_path):
     ids=["box clipped", "no polygon", "too few points", "box outside", "nothing"],
 )
 @pytest.mark.parametrize("keypoints", [{"keypoints": [0] * 6}, {"keypoints": []}, {}], ids=["zeros", "empty", "none"])
-def test_unlabelled_people_without_segmentation_mask_their_box(tmp_path, keypoints, region, masked):
-    # Keypoints that are all unlabelled, or are missing in a category that has keypoints.
+def test_unlabeled_people_without_segmentation_mask_their_box(tmp_path, keypoints, region, masked):
+    # Keypoints that are all unlabeled, or are missing in a category that has keypoints.
     elsewhere = {"image_id": 3, "keypoints": [4, 5, 2, 8, 9, 1]}
     content = {"images": GOOD["images"], "annotations": [elsewhere, {"id": 9, "image_id": 7, **keypoints, **region}]}
     expected = np.ones((20, 30))
@@ -228,7 +228,7 @@ BAD = {
         with_annotation(iscrowd=1, segmentation={"size": [20, 30]}),
         "a list of pixel counts, or a text, as segmentation.counts. Received: none",
     ),
-    "nothing labelled": ({"images": GOOD["images"], "annotations": []}, "Received: 0 without any"),
+    "nothing labeled": ({"images": GOOD["images"], "annotations": []}, "Received: 0 without any"),
 }
 
 

@@ -15,7 +15,7 @@ from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.batches import TrainingBatches
 from dekr_tf.data.pipeline import train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
-from dekr_tf.data.samples import LabelledImages, open_training_data
+from dekr_tf.data.samples import LabeledImages, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.files.images import open_images
@@ -119,9 +119,9 @@ def test_damaged_images(mixed, tmp_path, caplog):
         content = (first.images / record.file_name).read_bytes()
         (tmp_path / record.file_name).write_bytes(content[: len(content) // (2 if number == 1 else 1)])
     with pytest.raises(InputError, match="expected a whole image"):
-        batches = TrainingBatches(LabelledImages(records, tmp_path), mixed)
+        batches = TrainingBatches(LabeledImages(records, tmp_path), mixed)
         list(map(batches.__getitem__, range(len(batches))))
-    data = LabelledImages(records, tmp_path, damaged="skip")
+    data = LabeledImages(records, tmp_path, damaged="skip")
     expected, batches = list(train_dataset(data, mixed)), TrainingBatches(data, mixed)
     batches.on_epoch_begin()
     for number, batch in enumerate(expected):

@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from dekr_tf.config import Config, parse_settings
 from dekr_tf.data.annotations import ImageRecord, read_annotations
 from dekr_tf.data.pipeline import input_errors, train_dataset
-from dekr_tf.data.samples import LabelledImages, SampleEncoder, open_training_data
+from dekr_tf.data.samples import LabeledImages, SampleEncoder, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.errors import InputError
@@ -35,7 +35,7 @@ def make_config(batch_size=2, augmentation=None, repeat=1, **targets):
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    """(records, folder) of five drawn images, as `LabelledImages` takes them."""
+    """(records, folder) of five drawn images, as `LabeledImages` takes them."""
     folder = tmp_path_factory.mktemp("people")
     write_dataset(folder, train=5, val=0, size=(80, 96), seed=0)
     return read_annotations(folder / "train.json", COCO), folder / "train" / "images"
@@ -60,7 +60,7 @@ def assert_same(first, second):
 
 
 def test_shapes_and_number_of_batches(people):
-    dataset = train_dataset(LabelledImages(*people), make_config())
+    dataset = train_dataset(LabeledImages(*people), make_config())
     image, labels = dataset.element_spec
     most = max(map(len, people[0]))
     assert image == tf.TensorSpec((2, 64, 64, 3), tf.uint8)
@@ -89,7 +89,7 @@ def test_shapes_and_number_of_batches(people):
 def test_a_sample_is_what_its_parts_give(people):
     records, folder = people
     config = make_config(batch_size=1)
-    ((image, labels),) = train_dataset(LabelledImages(records[:1], folder), config)
+    ((image, labels),) = train_dataset(LabeledImages(records[:1], folder), config)
     photo = read_image(folder / records[0].file_name, exif_orientation=False)
     # Seed 4, pass 0, image 0.
     generator = np.random.default_rng((4, 0, 0))
@@ -135,26 +135,26 @@ def test_unlabeled_keypoints_are_ignored_in_their_box(flip):
     # 16 to 40 pixels are the cells 2 to 5; mirrored, 63 - 20 = 43 to 63 - 8 = 55 input pixels, 10.75 to 13.75 cells.
     expected[6:12, 10:15] = 0 if flip else 0.1
     expected[6:12, 2:6] = 0.1 if flip else 0
-    labelled, unlabeled = (1, 2) if flip else (2, 1)
+    labeled, unlabeled = (1, 2) if flip else (2, 1)
     np.testing.assert_allclose(weight[:, :, unlabeled], expected)
-    np.testing.assert_allclose(np.unique(weight[:, :, labelled]), (0.1, 1))
+    np.testing.assert_allclose(np.unique(weight[:, :, labeled]), (0.1, 1))
     np.testing.assert_allclose(np.unique(weight[:, :, 17]), (0.1, 1))
 
 
 def test_the_same_seed_gives_the_same_epochs_and_each_epoch_is_new(people):
-    first, second = (train_dataset(LabelledImages(*people), make_config()) for _ in range(2))
+    first, second = (train_dataset(LabeledImages(*people), make_config()) for _ in range(2))
     epochs = [epoch(first), epoch(first)]
     assert_same(epochs[0], epoch(second))
     assert_same(epochs[1], epoch(second))
     assert not np.array_equal(epochs[0][0][0], epochs[1][0][0])
     # A run that goes on at epoch 1 sees what it would have seen.
-    assert_same(epochs[1], epoch(train_dataset(LabelledImages(*people), make_config(), first_epoch=1)))
+    assert_same(epochs[1], epoch(train_dataset(LabeledImages(*people), make_config(), first_epoch=1)))
 
 
 def test_every_image_comes_once_an_epoch_in_changing_order(people):
     records, folder = people
     plain = make_config(batch_size=1, augmentation=PLAIN)
-    dataset = train_dataset(LabelledImages(records, folder), plain)
+    dataset = train_dataset(LabeledImages(records, folder), plain)
     inputs = {}
     for index, record in enumerate(records):
         photo = read_image(folder / record.file_name, exif_orientation=False)
@@ -171,35 +171,35 @@ def test_images_without_people_and_ignored_regions(people):
     records, folder = people
     empty = ImageRecord(9, records[0].file_name, records[0].size, np.zeros((0, 17, 3)), np.zeros(0), np.zeros((0, 4)))
     config = make_config(batch_size=1, augmentation=PLAIN)
-    ((_, labels),) = train_dataset(LabelledImages([empty], folder), config)
+    ((_, labels),) = train_dataset(LabeledImages([empty], folder), config)
     maps = draw_targets(labels, config.targets)
     assert not np.any(maps["heatmap"]) and not np.any(maps["offset_weight"])
     np.testing.assert_allclose(maps["heatmap_weight"], 0.1)
     half = rle.encode(np.asfortranarray(np.repeat([[1, 0]], [48, 48], axis=1).repeat(80, axis=0), np.uint8))
     crowd = dataclasses.replace(empty, ignored=(half,))
-    ((_, labels),) = train_dataset(LabelledImages([crowd], folder), config)
+    ((_, labels),) = train_dataset(LabeledImages([crowd], folder), config)
     # The middle 80 of 96 columns fill the map of 16 cells: the right half of it lies beyond the crowd.
     weight = draw_targets(labels, config.targets)["heatmap_weight"][0, :, :, 0]
     np.testing.assert_allclose(weight, np.repeat([[0, 0.1]], 8, axis=1).repeat(16, axis=0))
 
 
 def test_a_batch_as_large_as_the_data_set(people):
-    assert len(epoch(train_dataset(LabelledImages(*people), make_config(batch_size=5)))) == 1
+    assert len(epoch(train_dataset(LabeledImages(*people), make_config(batch_size=5)))) == 1
     with pytest.raises(InputError, match=r"samples of an epoch, 5\. Received: 6"):
-        train_dataset(LabelledImages(*people), make_config(batch_size=6))
+        train_dataset(LabeledImages(*people), make_config(batch_size=6))
 
 
 def test_an_epoch_of_two_passes_is_two_epochs_of_one(people):
-    single = train_dataset(LabelledImages(*people), make_config(batch_size=5))
+    single = train_dataset(LabeledImages(*people), make_config(batch_size=5))
     assert_same(
-        epoch(train_dataset(LabelledImages(*people), make_config(batch_size=5, repeat=2))),
+        epoch(train_dataset(LabeledImages(*people), make_config(batch_size=5, repeat=2))),
         epoch(single) + epoch(single),
     )
 
 
 def test_missing_images_are_said_before_training(people, tmp_path):
     with pytest.raises(InputError, match=r"expected all 5 annotated images in .*Received: 5 missing"):
-        LabelledImages(people[0], tmp_path)
+        LabeledImages(people[0], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_bad_image_is_an_input_error_while_training(people, tmp_path, size, co
         folder, name = tmp_path, "broken.jpg"
         (folder / name).write_bytes(content)
     record = ImageRecord(1, name, size, np.zeros((0, 17, 3)), np.zeros(0), np.zeros((0, 4)))
-    dataset = train_dataset(LabelledImages([record], folder), make_config(batch_size=1))
+    dataset = train_dataset(LabeledImages([record], folder), make_config(batch_size=1))
     with pytest.raises(InputError, match=message):
         epoch(dataset)
 
@@ -227,7 +227,7 @@ def test_other_errors_pass_through():
 
 
 def test_machines_share_every_batch(people):
-    data, config = LabelledImages(*people), make_config(batch_size=4, repeat=2)
+    data, config = LabeledImages(*people), make_config(batch_size=4, repeat=2)
     whole = epoch(train_dataset(data, config))
     shares = []
     for machine in range(2):
@@ -251,15 +251,15 @@ def damaged(people, tmp_path):
 
 
 def test_a_damaged_image_stops_the_epoch(damaged):
-    dataset = train_dataset(LabelledImages(*damaged), make_config())
+    dataset = train_dataset(LabeledImages(*damaged), make_config())
     with pytest.raises(InputError, match=r"image .*00000[25]\.jpg: expected a whole image\. Received: a truncated"):
         epoch(dataset)
 
 
 def test_damaged_images_can_be_skipped(people, damaged, caplog):
     config = make_config(batch_size=5, augmentation=PLAIN)
-    dataset = train_dataset(LabelledImages(*damaged, damaged="skip"), config)
-    whole = train_dataset(LabelledImages(*people), config)
+    dataset = train_dataset(LabeledImages(*damaged, damaged="skip"), config)
+    whole = train_dataset(LabeledImages(*people), config)
     images = {}
     for record in people[0]:
         photo = read_image(people[1] / record.file_name, exif_orientation=False)
@@ -277,7 +277,7 @@ def test_damaged_images_can_be_skipped(people, damaged, caplog):
 
 def test_nothing_but_damaged_images_is_an_error(damaged):
     records, folder = damaged
-    data = LabelledImages([records[1], records[4]], folder, damaged="skip")
+    data = LabeledImages([records[1], records[4]], folder, damaged="skip")
     with pytest.raises(InputError, match=r"expected images that can be read in .*Received: 2, all damaged"):
         epoch(train_dataset(data, make_config()))
 
@@ -289,8 +289,8 @@ def test_images_in_a_zip_file_give_the_same_epoch(people, tmp_path):
             file.write(folder / record.file_name, f"train2017/{record.file_name}")
     config = make_config()
     assert_same(
-        epoch(train_dataset(LabelledImages(records, tmp_path / "train2017.zip"), config)),
-        epoch(train_dataset(LabelledImages(records, folder), config)),
+        epoch(train_dataset(LabeledImages(records, tmp_path / "train2017.zip"), config)),
+        epoch(train_dataset(LabeledImages(records, folder), config)),
     )
 
 

@@ -10,7 +10,7 @@ from dekr_tf.config import Config, parse_settings
 from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.pipeline import input_errors, train_dataset
 from dekr_tf.data.records import RecordFiles, write_records
-from dekr_tf.data.samples import LabelledImages, TrainingMix, open_training_data
+from dekr_tf.data.samples import LabeledImages, TrainingMix, open_training_data
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.files.images import open_images
@@ -59,7 +59,7 @@ def samples(dataset):
 def test_samples_are_those_of_the_files(people, written):
     config = make_config(train_records=str(written))
     from_files, from_records = (
-        train_dataset(data, config) for data in (LabelledImages(*people), open_training_data(config))
+        train_dataset(data, config) for data in (LabeledImages(*people), open_training_data(config))
     )
     assert from_records.element_spec == from_files.element_spec
     epochs = [(samples(from_files), samples(from_records)) for _ in range(2)]
@@ -123,7 +123,7 @@ def test_machines_together_make_the_samples_that_one_makes(people, tmp_path, wit
 
     def dataset(context=None, first_epoch=0):
         sets = [RecordFiles(str(tmp_path / "records"), COCO)]
-        sets += [LabelledImages(records[1:], images)] if with_files else []
+        sets += [LabeledImages(records[1:], images)] if with_files else []
         return train_dataset(TrainingMix(sets), config, first_epoch=first_epoch, context=context)
 
     contexts = [tf.distribute.InputContext(2, machine, 4) for machine in range(2)]

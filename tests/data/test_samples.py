@@ -14,14 +14,14 @@ from dekr_tf.config import Config, TargetConfig, load_config, parse_settings
 from dekr_tf.data.annotations import ImageRecord, read_annotations
 from dekr_tf.data.pipeline import input_errors, train_dataset
 from dekr_tf.data.records import write_records
-from dekr_tf.data.samples import LabelledImages, TrainingMix, TrainingSamples, open_training_data, report_people
+from dekr_tf.data.samples import LabeledImages, TrainingMix, TrainingSamples, open_training_data, report_people
 from dekr_tf.data.synthetic import write_dataset
 from dekr_tf.errors import InputError
 from dekr_tf.files.images import open_images
 from dekr_tf.keypoints import COCO, CROWDPOSE
 
 
-class Numbers(LabelledImages):
+class Numbers(LabeledImages):
     """A set of so many images that nobody opens."""
 
     def __init__(self, count):
@@ -79,7 +79,7 @@ def test_mirroring_without_flip_pairs_is_warned_of(caplog, keypoints, flip, warn
     assert sum("set data.augmentation.flip to 0" in message for message in caplog.messages) == warnings
 
 
-def labelled_people(areas, visibility=2):
+def labeled_people(areas, visibility=2):
     keypoints = np.array([[[10, 10, visibility]]] * len(areas), np.float32).reshape(-1, 1, 3)
     return ImageRecord(1, "a.jpg", (64, 64), keypoints, np.array(areas, np.float32), np.zeros((len(areas), 4)))
 
@@ -87,22 +87,22 @@ def labelled_people(areas, visibility=2):
 @pytest.mark.parametrize(
     ("areas", "line", "warning"),
     [
-        ([[2000, 1024], [10]], "set: 2 of 3 people with labelled keypoints get a center", None),
+        ([[2000, 1024], [10]], "set: 2 of 3 people with labeled keypoints get a center", None),
         (
             [[2000], [10, 0], []],
-            "set: 1 of 3 people with labelled keypoints get a center",
+            "set: 1 of 3 people with labeled keypoints get a center",
             "(1024 square pixels), 1 of them 0. Most people are not learned",
         ),
         (
             [[0, 0]],
-            "set: 0 of 2 people with labelled keypoints get a center",
+            "set: 0 of 2 people with labeled keypoints get a center",
             "2 of them 0. Nobody's offsets are learned, so no poses will be found",
         ),
-        ([[], []], "set: 0 of 0 people with labelled keypoints get a center", "set: nobody has a labelled keypoint"),
+        ([[], []], "set: 0 of 0 people with labeled keypoints get a center", "set: nobody has a labeled keypoint"),
     ],
 )
 def test_people_without_a_center_are_counted(caplog, areas, line, warning):
-    assert report_people([labelled_people(each) for each in areas], TargetConfig(), "set") == line
+    assert report_people([labeled_people(each) for each in areas], TargetConfig(), "set") == line
     assert len(caplog.messages) == (warning is not None)
     assert all(warning in message for message in caplog.messages)
 

@@ -46,9 +46,9 @@ def test_all_kinds_of_visibility_and_counts_occur(scenes):
 def test_hidden_and_outside_keypoints(scenes):
     for scene in scenes:
         height, width = scene.image.shape[:2]
-        labelled = scene.keypoints[scene.keypoints[:, :, 2] > 0]
-        assert (np.rint(labelled[:, :2]) >= 0).all()
-        assert (np.rint(labelled[:, :2]) < (width, height)).all()
+        labeled = scene.keypoints[scene.keypoints[:, :, 2] > 0]
+        assert (np.rint(labeled[:, :2]) >= 0).all()
+        assert (np.rint(labeled[:, :2]) < (width, height)).all()
         assert not scene.keypoints[scene.keypoints[:, :, 2] == 0].any()
 
 
@@ -97,12 +97,12 @@ def test_written_files_are_read_back(tmp_path):
             scene = draw_scene((96, 128), np.random.default_rng((11, number, index)))
             image = read_image(folder / record.file_name, exif_orientation=False)
             assert image.shape[:2] == record.size == (96, 128)
-            # JPEG changes colours a little, more at the edges of small figures.
+            # JPEG changes colors a little, more at the edges of small figures.
             assert np.abs(image.astype(int) - scene.image).mean() < 6
-            labelled = scene.keypoints[:, :, 2].any(axis=1)
-            np.testing.assert_allclose(record.keypoints, scene.keypoints[labelled], atol=0.006)
-            np.testing.assert_allclose(record.areas, scene.masks[labelled].sum(axis=(1, 2)))
-            np.testing.assert_array_equal(record.valid_mask(), ~scene.masks[~labelled].any(axis=0))
+            labeled = scene.keypoints[:, :, 2].any(axis=1)
+            np.testing.assert_allclose(record.keypoints, scene.keypoints[labeled], atol=0.006)
+            np.testing.assert_allclose(record.areas, scene.masks[labeled].sum(axis=(1, 2)))
+            np.testing.assert_array_equal(record.valid_mask(), ~scene.masks[~labeled].any(axis=0))
 
 
 def test_annotations_are_coco(tmp_path):

@@ -38,7 +38,7 @@ def encode(people, sizes, map_size, config=PLAIN, mask=None, max_people=8, boxes
 
 
 def draw_people(seed, count, num_keypoints, low=0.0, high=64.0):
-    """(count, K + 1, 3) people whose labelled keypoints lie in the given range, each with a center."""
+    """(count, K + 1, 3) people whose labeled keypoints lie in the given range, each with a center."""
     generator = np.random.default_rng(seed)
     keypoints = np.zeros((count, num_keypoints, 3))
     keypoints[..., :2] = generator.uniform(low, high, (count, num_keypoints, 2))
@@ -74,9 +74,9 @@ def test_plain_overlaps_equal_the_reference_but_where_rounding_decided_there():
     assert np.argwhere(differs).tolist() == [[90, 41], [90, 42]]
     # The smaller person wins wherever it has labels.
     smaller = golden["keypoints"][5]
-    labelled = np.flatnonzero(smaller[:14, 2])
+    labeled = np.flatnonzero(smaller[:14, 2])
     np.testing.assert_allclose(
-        targets["offset"][90, 41].reshape(14, 2)[labelled], (41, 90) - smaller[labelled, :2], atol=1e-5
+        targets["offset"][90, 41].reshape(14, 2)[labeled], (41, 90) - smaller[labeled, :2], atol=1e-5
     )
 
 
@@ -86,15 +86,15 @@ def test_decoding_gives_the_keypoints_back(num_keypoints):
     targets = encode(person, np.array([400.0]), (64, 64))
     assert targets["heatmap"].shape == (64, 64, num_keypoints + 1)
     assert targets["offset"].shape == (64, 64, 2 * num_keypoints)
-    labelled = person[0, :, 2] > 0
+    labeled = person[0, :, 2] > 0
     peaks = targets["heatmap"].reshape(-1, num_keypoints + 1).argmax(axis=0)
     peaks = np.stack([peaks % 64, peaks // 64], axis=1)
-    assert np.abs(peaks - person[0, :, :2])[labelled].max() <= 0.5
+    assert np.abs(peaks - person[0, :, :2])[labeled].max() <= 0.5
     column, row = person[0, -1, :2].astype(int)
     decoded = (column, row) - targets["offset"][row, column].reshape(-1, 2)
-    np.testing.assert_allclose(decoded[labelled[:-1]], person[0, :-1][labelled[:-1], :2], atol=1e-5)
+    np.testing.assert_allclose(decoded[labeled[:-1]], person[0, :-1][labeled[:-1], :2], atol=1e-5)
     weights = targets["offset_weight"][row, column].reshape(-1, 2)
-    np.testing.assert_allclose(weights, np.repeat(labelled[:-1, None], 2, axis=1) / 20, rtol=1e-6)
+    np.testing.assert_allclose(weights, np.repeat(labeled[:-1, None], 2, axis=1) / 20, rtol=1e-6)
 
 
 def test_values_by_hand():
@@ -241,14 +241,14 @@ def test_no_people_and_masks():
 
 
 def test_people_without_size_have_weight_one():
-    """A single labelled keypoint has no box, so its person has size 0."""
+    """A single labeled keypoint has no box, so its person has size 0."""
     person = draw_people(0, 1, 1, 8, 24)
     assert person_sizes(person[:, :1], "paper") == 0
     weight = encode(person, np.zeros(1), (32, 32))["offset_weight"]
     assert weight.max() == 1
 
 
-def test_centers_are_means_of_labelled_keypoints():
+def test_centers_are_means_of_labeled_keypoints():
     keypoints = np.array([[[0, 0, 0], [10, 20, 1], [30, 24, 2]], [[5, 5, 2], [7, 9, 2], [0, 0, 0]]], float)
     centers = person_centers(keypoints, np.array([1024.0, 1023.9]), 1024)
     np.testing.assert_allclose(centers, [[20, 22, 1], [6, 7, 0]])
@@ -260,7 +260,7 @@ def test_person_sizes():
     person = np.array([[[420, 100, 2], [460, 180, 1], [0, 0, 0]]], float)
     assert person_sizes(person, "paper") == pytest.approx(40**2 + 80**2)
     assert person_sizes(person, "reference") == pytest.approx(460**2 + 180**2)
-    # The center's zero row is in the reference's box even where every keypoint is labelled.
+    # The center's zero row is in the reference's box even where every keypoint is labeled.
     assert person_sizes(person[:, :2], "reference") == pytest.approx(460**2 + 180**2)
     assert person_sizes(np.zeros((0, 17, 3)), "paper").shape == (0,)
 

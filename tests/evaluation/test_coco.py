@@ -19,7 +19,7 @@ def evaluate(annotations, results, schema=STICK):
 
 
 def person(number, image, left, top, size=100):
-    """A stick of two labelled keypoints along the diagonal of a square box."""
+    """A stick of two labeled keypoints along the diagonal of a square box."""
     return {
         "id": number,
         "image_id": image,
@@ -127,19 +127,19 @@ def test_only_the_best_twenty_results_of_an_image_count(annotations):
     assert evaluate(annotations, [found, *false[:19]])["AR"] == pytest.approx(1)
 
 
-def test_crowds_and_unlabelled_people_are_neither_found_nor_missed(annotations):
+def test_crowds_and_unlabeled_people_are_neither_found_nor_missed(annotations):
     crowd = person(10, 7, 500, 500) | {"iscrowd": 1}
-    unlabelled = person(11, 8, 500, 500) | {"keypoints": [0] * 6, "num_keypoints": 0}
+    unlabeled = person(11, 8, 500, 500) | {"keypoints": [0] * 6, "num_keypoints": 0}
     results = [*perfect(annotations), result(crowd, 0.95), result(person(12, 8, 480, 480), 0.96)]
-    annotations["annotations"] += [crowd, unlabelled]
+    annotations["annotations"] += [crowd, unlabeled]
     assert evaluate(annotations, results)["AP"] == pytest.approx(1)
     assert evaluate(annotations, results[:4])["AP"] == pytest.approx(1)
 
 
 def test_num_keypoints_of_the_file_decides_who_is_scored(annotations):
     large, medium, *others = annotations["annotations"]
-    unlabelled = {"keypoints": [0] * 6, "num_keypoints": 2}
-    annotations["annotations"] = [large | {"num_keypoints": 0}, medium | unlabelled, *others]
+    unlabeled = {"keypoints": [0] * 6, "num_keypoints": 2}
+    annotations["annotations"] = [large | {"num_keypoints": 0}, medium | unlabeled, *others]
     # Whoever has labels and the number 0 is ignored; whoever has a number and no labels is to be found.
     everybody = [result(large, 0.9), *(result(entry, 0.8) for entry in others)]
     assert evaluate(annotations, everybody)["AR"] == pytest.approx(2 / 3)

@@ -95,7 +95,7 @@ def test_numbers_are_those_of_the_toolkit(golden):
 
 
 def test_visibilities_decide_where_a_file_has_no_num_keypoints(golden):
-    # The toolkit's numbers with num_keypoints set to the number of labelled keypoints; it cannot do without.
+    # The toolkit's numbers with num_keypoints set to the number of labeled keypoints; it cannot do without.
     expected = {"AP": 0.19121642498739524, "APE": 0.2409, "APM": 0.1817, "APH": 0.202, "AR": 0.39459459459459467}
     for person in golden["annotations"]["annotations"]:
         del person["num_keypoints"]

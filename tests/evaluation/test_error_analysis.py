@@ -43,7 +43,7 @@ def right_of(point, distance):
 
 
 def counts(**kinds):
-    """(K, kinds) with the given kind for each keypoint; those not given are not labelled."""
+    """(K, kinds) with the given kind for each keypoint; those not given are not labeled."""
     table = np.zeros((4, 5), int)
     for name, kind in kinds.items():
         table[BODY.names.index(name), KINDS.index(kind)] += 1
@@ -139,7 +139,7 @@ def test_a_keypoint_without_a_mirrored_one_is_not_inverted():
     np.testing.assert_array_equal(analysis.counts, counts(nose="miss", left="good", right="good", tail="good"))
 
 
-def test_unlabelled_keypoints_are_nothing_and_nobody_is_confused_with_them():
+def test_unlabeled_keypoints_are_nothing_and_nobody_is_confused_with_them():
     found = [FIRST[NOSE], FIRST[RIGHT], FIRST[RIGHT], SECOND[TAIL]]
     hidden = [(0, RIGHT), (1, TAIL)]
     analysis = analyze_errors(labels(FIRST, SECOND, hidden=hidden), [pose(found)], BODY)
@@ -186,7 +186,7 @@ def test_without_poses_there_is_nothing_to_tell():
     analysis = analyze_errors(labels(FIRST), [], BODY)
     assert analysis.shares == dict.fromkeys(KINDS, 0.0)
     assert (analysis.matched, analysis.precision, set(analysis.corrected.values())) == (0, 0.0, {0.0})
-    with pytest.raises(InputError, match="at least one person with labelled keypoints"):
+    with pytest.raises(InputError, match="at least one person with labeled keypoints"):
         analyze_errors(labels(FIRST, hidden=[(0, index) for index in range(4)]), [], BODY)
 
 

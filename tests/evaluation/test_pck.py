@@ -12,7 +12,7 @@ PERSON = [[100, 0], [200, 0], [200, 100], [130, 40], [300, 300]]
 
 
 def labels(*people, images=None):
-    """One image for every person, or as said; a person is a list of x, y, or of None where it is not labelled."""
+    """One image for every person, or as said; a person is a list of x, y, or of None where it is not labeled."""
     annotations = [
         {
             "image_id": images[number] if images else number,
@@ -51,13 +51,13 @@ def test_a_keypoint_is_correct_within_a_fifth_of_the_torso():
         }
 
 
-@pytest.mark.parametrize("unlabelled", [0, 3])
-def test_the_other_diagonal_measures_where_the_first_is_not_labelled(unlabelled):
-    person = [None if index == unlabelled else point for index, point in enumerate(PERSON)]
+@pytest.mark.parametrize("unlabeled", [0, 3])
+def test_the_other_diagonal_measures_where_the_first_is_not_labeled(unlabeled):
+    person = [None if index == unlabeled else point for index, point in enumerate(PERSON)]
     for distance, share in ((19.99, 1), (20.01, 0.75)):
         metrics = evaluate_pck(labels(person), [found(0, moved(4, distance))], BODY)
         assert metrics["PCK"] == pytest.approx(share)
-        assert metrics[f"PCK_{BODY.names[unlabelled]}"] == -1
+        assert metrics[f"PCK_{BODY.names[unlabeled]}"] == -1
 
 
 def test_who_has_neither_diagonal_is_not_measured():
@@ -65,7 +65,7 @@ def test_who_has_neither_diagonal_is_not_measured():
     point = [PERSON[0]] * 5
     metrics = evaluate_pck(labels(PERSON, shoulders, point), [found(0, PERSON)], BODY)
     assert (metrics["people"], metrics["PCK"]) == (1, 1)
-    with pytest.raises(InputError, match=r"a labelled shoulder and opposite hip\. Received: none"):
+    with pytest.raises(InputError, match=r"a labeled shoulder and opposite hip\. Received: none"):
         evaluate_pck(labels(shoulders, point), [], BODY)
 
 
@@ -85,15 +85,15 @@ def test_keypoints_of_images_without_a_pose_are_wrong():
     assert evaluate_pck(labels(PERSON), [], BODY)["PCK"] == 0
 
 
-def test_images_with_nobody_labelled_are_passed_over():
+def test_images_with_nobody_labeled_are_passed_over():
     metrics = evaluate_pck(labels(PERSON, [None] * 5), [found(0, PERSON), found(1, PERSON)], BODY)
     assert (metrics["people"], metrics["PCK"]) == (1, 1)
 
 
 def test_what_cannot_be_measured():
-    with pytest.raises(InputError, match=r"image 1: PCK is for one labelled person an image\. Received: 2"):
+    with pytest.raises(InputError, match=r"image 1: PCK is for one labeled person an image\. Received: 2"):
         evaluate_pck(labels(PERSON, PERSON, images=[1, 1]), [], BODY)
-    with pytest.raises(InputError, match=r"at least one person with labelled keypoints"):
+    with pytest.raises(InputError, match=r"at least one person with labeled keypoints"):
         evaluate_pck(labels([None] * 5), [], BODY)
     stick = KeypointSchema(name="stick", names=("left_shoulder", "left_hip"))
     with pytest.raises(InputError, match=r"needs the shoulders and hips\. Received: no right_hip, right_shoulder$"):

@@ -33,8 +33,8 @@ def test_images_and_their_people():
     assert (first.image_id, first.file_name, second.image_id) == (7, "a.jpg", "b")
     (person,), (crowd,) = first.people, second.people
     np.testing.assert_array_equal(person.keypoints, [[4, 5, 2], [8, 11, 1]])
-    assert (person.box, person.area, person.crowd, person.labelled) == ((3, 4, 6, 8), 55.5, False, True)
-    assert (crowd.crowd, crowd.labelled) == (True, False)
+    assert (person.box, person.area, person.crowd, person.labeled) == ((3, 4, 6, 8), 55.5, False, True)
+    assert (crowd.crowd, crowd.labeled) == (True, False)
     assert (person.category_id, crowd.category_id) == (3, 1)
     with pytest.raises(InputError, match=r"image b: expected a text as file_name\. Received: none"):
         _ = second.file_name
@@ -80,22 +80,22 @@ def test_num_keypoints_is_believed_and_counted_where_it_is_missing(person, numbe
     (read,) = read_labels(content(person), PAIR)[0].people
     assert read.num_keypoints == number
     assert read.scored == (number > 0)
-    assert read.labelled == any(person["keypoints"])
+    assert read.labeled == any(person["keypoints"])
     assert not read_labels(content(person | {"iscrowd": 1}), PAIR)[0].people[0].scored
 
 
 @pytest.mark.parametrize("keypoints", [{}, {"keypoints": None}, {"keypoints": []}])
-def test_people_without_keypoints_are_unlabelled_and_other_things_are_left_out(keypoints):
-    unlabelled = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2, 2]} | keypoints
+def test_people_without_keypoints_are_unlabeled_and_other_things_are_left_out(keypoints):
+    unlabeled = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2, 2]} | keypoints
     thing = {"id": 6, "image_id": 7, "category_id": 2, "bbox": [0, 0, 2, 2]}
-    _, person = read_labels(content(PERSON, unlabelled, thing), PAIR)[0].people
+    _, person = read_labels(content(PERSON, unlabeled, thing), PAIR)[0].people
     np.testing.assert_array_equal(person.keypoints, np.zeros((2, 3)))
-    assert not person.labelled
+    assert not person.labeled
     assert person.area == pytest.approx(0.53 * 4)
 
 
 @pytest.mark.parametrize("annotations", [{}, {"annotations": []}, {"annotations": [without("keypoints")]}])
-def test_people_need_not_be_labelled(annotations):
+def test_people_need_not_be_labeled(annotations):
     labels = {"images": content()["images"]} | annotations
     images = read_labels(labels, PAIR, need_people=False)
     assert [(image.image_id, image.people) for image in images] == [(7, ()), ("b", ())]

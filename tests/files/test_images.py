@@ -23,7 +23,7 @@ COLORS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
 
 
 def encode(image_rgb, suffix):
-    """Content of an image file; grey and four-channel images too."""
+    """Content of an image file; gray and four-channel images too."""
     if image_rgb.ndim == 3:
         order = [2, 1, 0, 3][: image_rgb.shape[-1]]
         image_rgb = np.ascontiguousarray(image_rgb[..., order])
@@ -53,8 +53,8 @@ def test_colors_come_out_as_rgb(tmp_path, suffix):
     np.testing.assert_array_equal(image, COLORS)
 
 
-def test_grey_becomes_three_equal_channels():
-    image = decode_image(encode(RAMP, ".png"), "grey", exif_orientation=False)
+def test_gray_becomes_three_equal_channels():
+    image = decode_image(encode(RAMP, ".png"), "gray", exif_orientation=False)
     np.testing.assert_array_equal(image, np.repeat(RAMP[..., None], 3, axis=-1))
 
 
@@ -76,7 +76,7 @@ def test_odd_sizes(size):
     np.testing.assert_array_equal(image, np.full((*size, 3), 9, np.uint8))
 
 
-# Blocks of one grey level survive JPEG.
+# Blocks of one gray level survive JPEG.
 BLOCKS = np.kron(np.array([[20, 220, 120], [70, 170, 240]], np.uint8), np.ones((16, 16), np.uint8))
 
 
@@ -107,7 +107,7 @@ def avif_file(orientation):
 
 
 def tiff_file(orientation, order="<", big=False):
-    """Grey without compression."""
+    """Gray without compression."""
     height, width = BLOCKS.shape
     start = 16 if big else 8
     values = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: start, 0x112: orientation, 277: 1, 278: height}
@@ -207,12 +207,12 @@ def restart_markers(data):
 
 
 @pytest.mark.parametrize("sampling", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420])
-@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("size", [(120, 160), (121, 163), (8, 17)])
 @pytest.mark.parametrize("progressive", [0, 1])
-def test_restart_intervals(sampling, grey, size, progressive):
+def test_restart_intervals(sampling, gray, size, progressive):
     image = cv2.resize(photo(), size[::-1])
-    image = image[..., 0] if grey else image
+    image = image[..., 0] if gray else image
     options = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
     whole = jpeg(image, *options, cv2.IMWRITE_JPEG_RST_INTERVAL, 1)
     assert decode_image(whole, "photo", exif_orientation=True).shape == (*size, 3)
@@ -234,22 +234,22 @@ def test_eight_lost_intervals_leave_the_count_too_low():
         decode_image(whole[: marks[5]] + whole[marks[13] :], "photo", exif_orientation=True)
 
 
-@pytest.mark.parametrize("grey", [False, True])
-def test_a_progressive_jpeg_without_its_last_scans(grey):
-    whole = jpeg(photo()[..., 0] if grey else photo(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_progressive_jpeg_without_its_last_scans(gray):
+    whole = jpeg(photo()[..., 0] if gray else photo(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
     assert decode_image(whole, "photo", exif_orientation=True).size == photo().size
     scans = [match.start() for match in re.finditer(rb"\xff\xda", whole)]
-    assert len(scans) == (6 if grey else 10)
+    assert len(scans) == (6 if gray else 10)
     for start in scans[1:]:
         with pytest.raises(InputError, match="a truncated or damaged file"):
             decode_image(whole[:start] + b"\xff\xd9", "photo", exif_orientation=True)
 
 
-def test_a_whole_jpeg_may_be_as_grey_as_missing_data():
+def test_a_whole_jpeg_may_be_as_gray_as_missing_data():
     for image in (np.full((40, 56, 3), 128, np.uint8), np.full((5, 3), 128, np.uint8), photo()):
         image[-24:] = 128
         for options in ((), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)):
-            decoded = decode_image(jpeg(image, *options), "grey", exif_orientation=True)
+            decoded = decode_image(jpeg(image, *options), "gray", exif_orientation=True)
             assert (decoded[-4:, -4:] == 128).all()
 
 

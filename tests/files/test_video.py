@@ -12,7 +12,7 @@ from dekr_tf.files.video import VideoReader, is_camera, is_video, write_video
 
 
 def frames(count, height=48, width=64):
-    """A white square that moves 4 pixels to the right with every frame, on grey that gets lighter."""
+    """A white square that moves 4 pixels to the right with every frame, on gray that gets lighter."""
     for index in range(count):
         frame = np.full((height, width, 3), 4 * index, np.uint8)
         frame[16:32, 4 * index : 4 * index + 8] = (250, 120, 20)
@@ -37,9 +37,9 @@ def test_round_trip(tmp_path, suffix):
     np.testing.assert_allclose(times, np.arange(10) / 20, atol=1e-3)
     for frame, expected in zip(found, frames(10), strict=True):
         assert frame.dtype == np.uint8 and frame.shape == (48, 64, 3)
-        # The codecs halve the resolution of colours.
+        # The codecs halve the resolution of colors.
         assert np.abs(frame.astype(int) - expected).mean() < 6
-    # The last frame's square, in its own colour and no other order of channels.
+    # The last frame's square, in its own color and no other order of channels.
     np.testing.assert_allclose(found[-1][20:28, 38:42].mean(axis=(0, 1)), (250, 120, 20), atol=30)
 
 

@@ -85,8 +85,8 @@ def test_centers_of_a_small_map():
 
 
 @pytest.mark.parametrize(("side", "radius"), [(200, 1), (202, 2), (300, 2), (302, 3)])
-def test_the_neighbourhood_grows_with_the_map(side, radius):
-    """Two peaks on a row: the lower one counts as soon as it lies outside the higher one's neighbourhood."""
+def test_the_neighborhood_grows_with_the_map(side, radius):
+    """Two peaks on a row: the lower one counts as soon as it lies outside the higher one's neighborhood."""
     for gap in (radius, radius + 1):
         center_map = np.zeros((side + 4, side - 4), np.float32)
         center_map[50, 60], center_map[50, 60 + gap] = 0.9, 0.8

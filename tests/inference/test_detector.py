@@ -73,7 +73,7 @@ def test_the_network_sees_the_photo_as_the_reference_resizes_it():
     assert (np.abs(pixels - resized) < 0.01).mean() > 0.9
 
 
-def test_pixels_are_normalised_with_mean_and_deviation_per_channel():
+def test_pixels_are_normalized_with_mean_and_deviation_per_channel():
     finder = BlobFinder()
     PoseDetector(finder, POINT_SIDECAR, dense=True)(np.full((64, 64, 3), (255, 128, 0), np.uint8))
     expected = [(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, -0.406 / 0.225]

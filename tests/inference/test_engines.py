@@ -16,9 +16,9 @@ from dekr_tf.sidecar import Sidecar
 def model():
     images = keras.Input((None, None, 3))
     patches = keras.layers.Conv2D(8, 4, 4, activation="relu")(images)
-    normalised = keras.layers.BatchNormalization()(patches)
+    normalized = keras.layers.BatchNormalization()(patches)
     return keras.Model(
-        images, {"heatmap": keras.layers.Conv2D(4, 1)(normalised), "offset": keras.layers.Conv2D(6, 1)(normalised)}
+        images, {"heatmap": keras.layers.Conv2D(4, 1)(normalized), "offset": keras.layers.Conv2D(6, 1)(normalized)}
     )
 
 

@@ -50,7 +50,7 @@ def test_a_group_whose_best_was_dropped_keeps_none():
     assert kept(candidates(0, 4, 8), [0.9, 0.5, 0.1]) == [0]
 
 
-def test_a_chain_may_keep_neighbours_as_the_reference_does():
+def test_a_chain_may_keep_neighbors_as_the_reference_does():
     # 0 gives way to 1 and is near no other; 2 then finds itself better than 1.
     assert kept(candidates(0, 4, 8), [0.1, 0.5, 0.9]) == [1, 2]
 

@@ -233,7 +233,7 @@ def test_offsets_start_at_zero():
     layer = AdaptiveConv2D(2, 4)
     layer.build((None, None, None, 6))
     assert not np.any(layer.offset_kernel) and not np.any(layer.offset_bias)
-    # He initialisation by fan-out: 288 values of deviation sqrt(2 / (9 filters)).
+    # He initialization by fan-out: 288 values of deviation sqrt(2 / (9 filters)).
     assert np.std(layer.kernel) == pytest.approx((2 / 36) ** 0.5, rel=0.15)
 
 

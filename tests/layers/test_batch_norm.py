@@ -1,4 +1,4 @@
-"""The fused batch normalisation against Keras' own."""
+"""The fused batch normalization against Keras' own."""
 
 import keras
 import numpy as np
@@ -66,7 +66,7 @@ def test_a_frozen_layer_keeps_its_statistics():
     np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=False))
 
 
-def test_float16_is_normalised_in_float32():
+def test_float16_is_normalized_in_float32():
     theirs, ours, x = pair(dtype="mixed_float16")
     # Squares of these overflow float16.
     x = tf.cast(300 * x, tf.float16)

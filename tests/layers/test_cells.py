@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dekr_tf.layers.cells import Cells, Grid, add_rows_at, compact, moments_at, neighbours, rows_at
+from dekr_tf.layers.cells import Cells, Grid, add_rows_at, compact, moments_at, neighbors, rows_at
 
 
 def listed(places, valid):
@@ -68,8 +68,8 @@ def test_cells_around(cells, around):
     assert marked(GRID.around(tf.constant(mask))) == around
 
 
-def test_neighbours_by_row():
-    rows = neighbours(tf.constant([[7, 14]]), (2, 3))
+def test_neighbors_by_row():
+    rows = neighbors(tf.constant([[7, 14]]), (2, 3))
     assert rows.numpy().tolist() == [[0, 1, 2, 6, 7, 8, 12, 13, 14, 7, 8, 9, 13, 14, 15, 19, 20, 21]]
 
 

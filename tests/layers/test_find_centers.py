@@ -24,7 +24,7 @@ def test_centers_with_ties_in_the_decoders_order(height, width, max_people, seed
 
 
 @pytest.mark.parametrize("side", [200, 202, 300, 302])
-def test_the_neighbourhood_grows_with_the_map(side):
+def test_the_neighborhood_grows_with_the_map(side):
     """In a graph for maps of any size, and in one for this size."""
     center_map = np.random.default_rng(side).random((side + 4, side - 4), np.float32)
     expected = find_centers(center_map, max_people=300, threshold=0.9)

@@ -48,7 +48,7 @@ def test_a_small_network_by_hand():
         model={"width": 8, "bottlenecks": 1, "modules": (1, 1, 1), "blocks": 1},
     )
     counts = count_complexity(config)
-    # 1x1 to 30 channels with its normalisation, two blocks of two branches, the last 1x1.
+    # 1x1 to 30 channels with its normalization, two blocks of two branches, the last 1x1.
     block = 2 * (9 * 15 * 15 + 9 * 15 * 6)
     convolutions = 120 * 30 + 2 * block + 30 * 2
     assert counts["head_parameters"] == convolutions + 3 * 60 + 2 * 2 * 6 + 4
@@ -86,7 +86,7 @@ def test_efficientnet_lite0_and_its_pyramid():
     counts = count_complexity(Config(input_size=224, model={"backbone": "efficientnet_lite0", "pyramid_channels": 8}))
     parts = {name.removeprefix("backbone."): part for name, part in counts["parts"].items()}
     classifier = [parts["stem"], *(parts[f"stage{stage}"] for stage in range(1, 8))]
-    # What the convolutions and the dense layer of timm's network have. The last 1x1 with its normalisation and the
+    # What the convolutions and the dense layer of timm's network have. The last 1x1 with its normalization and the
     # dense layer are not in ours.
     last, dense = 320 * 1280, 1280 * 1000
     assert sum(part["parameters"] for part in classifier) + last + 2 * 1280 + dense + 1000 == 4_652_008

@@ -89,7 +89,7 @@ def test_images_of_a_batch_do_not_mix(abcd):
         np.testing.assert_allclose(maps[name][1:2], value, rtol=1e-4, atol=1e-5)
 
 
-def test_normalisation_has_the_constants_of_the_reference(abcd):
+def test_normalization_has_the_constants_of_the_reference(abcd):
     norms = [layer for layer in abcd.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) > 40
     assert {(layer.epsilon, layer.momentum, layer.axis) for layer in norms} == {(1e-5, 0.9, -1)}

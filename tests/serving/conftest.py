@@ -31,7 +31,7 @@ def network():
     config = Config(**TINY)
     keras.utils.set_random_seed(0)
     model = build_dekr(config.model, config.schema)
-    # Scores about a half, and people wide enough for some neighbouring centers to be one person.
+    # Scores about a half, and people wide enough for some neighboring centers to be one person.
     image = np.random.default_rng(0).standard_normal((1, 128, 128, 3))
     generator = np.random.default_rng(1)
     for name, output, deviation in (("heatmap", "heatmap", 0.1), ("offset_g1_final", "offset", 0.5)):

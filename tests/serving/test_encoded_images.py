@@ -75,7 +75,7 @@ def test_a_file_is_decoded_as_opencv_does(read, image, suffix):
 
 
 @pytest.mark.parametrize("pixels", [(40, 57), (40, 57, 4)])
-def test_grey_and_alpha_become_rgb(read, pixels):
+def test_gray_and_alpha_become_rgb(read, pixels):
     content = cv2.imencode(".png", np.full(pixels, 200, np.uint8))[1].tobytes()
     decoded, reason = read(content)
     assert (decoded.shape, reason) == ((40, 57, 3), "")

@@ -46,7 +46,7 @@ def test_two_devices_learn_what_one_learns(results, variant):
 
 def test_what_is_equal_would_not_be_so_by_itself(results):
     """Batch statistics of a device, clipping and averages each change the result by far more than the tolerance."""
-    one, two = results["not synchronised"]
+    one, two = results["not synchronized"]
     assert abs(flat(one["weights"]) - flat(two["weights"])).max() > 1e-3
     assert abs(flat(results["clipped"][0]["weights"]) - flat(results["plain"][0]["weights"])).max() > 1e-3
     averaged = results["averaged"][0]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from dekr_tf.config import load_config
 from dekr_tf.data.annotations import read_annotations
 from dekr_tf.data.pipeline import train_dataset
-from dekr_tf.data.samples import LabelledImages
+from dekr_tf.data.samples import LabeledImages
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_devices_share_each_batch(toy_config, machines):
     records = read_annotations(config.data.train_annotations, config.schema)
 
     def images(context=None):
-        data = LabelledImages(records, config.data.train_images)
+        data = LabeledImages(records, config.data.train_images)
         dataset = train_dataset(data, config, first_epoch=3, context=context)
         return [np.asarray(image) for image, _ in dataset.repeat().take(6 * len(dataset) // 3)]
 

@@ -58,9 +58,9 @@ def test_a_pose_has_the_oks_of_the_person_whom_it_fits_best():
 def test_nothing_to_learn_from():
     labels = read_labels(LABELS, STICK)
     pose = [0, 0, 0.9], [0, 100, 0.8]
-    with pytest.raises(InputError, match=r"expected poses in images with labelled people\. Received: none in 1 images"):
+    with pytest.raises(InputError, match=r"expected poses in images with labeled people\. Received: none in 1 images"):
         collect_samples(labels, [entry(2, *pose), entry(3, *pose)], STICK)
-    with pytest.raises(InputError, match="expected at least one person with labelled keypoints"):
+    with pytest.raises(InputError, match="expected at least one person with labeled keypoints"):
         collect_samples(labels[1:], [entry(2, *pose)], STICK)
     bare = KeypointSchema(name="bare", names=STICK.names)
     with pytest.raises(InputError, match=r"needs edges and normalization_edges\. Received: skeleton bare without"):

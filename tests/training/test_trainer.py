@@ -205,7 +205,7 @@ def test_validation_sets_that_measure_nothing(config, tmp_path):
     for content, message in [
         (
             empty | {"annotations": [nobody]},
-            r"val.json: expected at least one person with labelled keypoints. Received: none in 1 images",
+            r"val.json: expected at least one person with labeled keypoints. Received: none in 1 images",
         ),
         (
             empty | {"annotations": [nobody | {"keypoints": [1, 1, 2] * 2, "num_keypoints": 0}]},

@@ -26,7 +26,7 @@ VARIANTS = {
     "in parts": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.01, "statistics": False},
     "half": {"precision": "mixed_float16", "scale": 2.0**10, "global_clipnorm": 0.01},
     "overflow": {"precision": "mixed_float16", "scale": 2.0**23},
-    "not synchronised": {"synchronized": False},
+    "not synchronized": {"synchronized": False},
 }
 
 

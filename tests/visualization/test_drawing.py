@@ -1,4 +1,4 @@
-"""What is drawn, where, and in which colours, for skeletons of any size."""
+"""What is drawn, where, and in which colors, for skeletons of any size."""
 
 from dataclasses import replace
 

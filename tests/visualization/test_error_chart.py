@@ -13,7 +13,7 @@ COUNTS = {
 CORRECTED = {"jitter": 0.5, "inversion": 0.45, "swap": 0.4, "miss": 0.6, "all": 0.9}
 
 
-def test_there_is_a_colour_for_every_kind():
+def test_there_is_a_color_for_every_kind():
     assert tuple(COLORS) == KINDS
 
 

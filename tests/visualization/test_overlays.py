@@ -47,7 +47,7 @@ def test_saliency_is_relative_to_each_persons_largest():
     assert (drawing[:80, 100:140] == 40).all()
 
 
-def test_saliency_of_nobody_is_the_photo_in_grey():
+def test_saliency_of_nobody_is_the_photo_in_gray():
     nobody = np.zeros((0, 2))
     assert (draw_saliency(PHOTO, np.zeros((0, 120, 200), np.float32), nobody, nobody) == 40).all()
 
