@@ -1,7 +1,7 @@
 """Times the Gaussian fit of matching against SciPy's `curve_fit`, called keypoint by keypoint.
 
 30 people of 17 keypoints each: patches of 13x13 pixels cut from heatmaps at input size, made of Gaussians of 2 map
-pixels and noise, enlarged four times as the decoder does. Both start from the same values. Prints CPU time ratios, and
+pixels and noise, upsampled four times as the decoder does. Both start from the same values. Prints CPU time ratios, and
 the largest distance between the tops where both converge. Exits with 1 where that is more than 0.02 pixels.
 
 python benchmarks/matching.py [--noise 0.05] [--rounds 5]
@@ -39,10 +39,10 @@ def make_patches(noise: float) -> np.ndarray:
     heatmap = rows.T[:, None] * columns.T + noise * rng.standard_normal((16, 16, KEYPOINTS))
     view = View(1.0, None, None, None, np.pad(heatmap, ((0, 0), (0, 0), (0, 1))).astype(np.float32))
     patches = []
-    for enlarged in mean_heatmaps([view], (64, 64)):
-        inner = enlarged[PATCH_RADIUS:-PATCH_RADIUS, PATCH_RADIUS:-PATCH_RADIUS]
+    for upsampled in mean_heatmaps([view], (64, 64)):
+        inner = upsampled[PATCH_RADIUS:-PATCH_RADIUS, PATCH_RADIUS:-PATCH_RADIUS]
         row, column = np.unravel_index(inner.argmax(), inner.shape)
-        patches.append(enlarged[row : row + SIDE, column : column + SIDE])
+        patches.append(upsampled[row : row + SIDE, column : column + SIDE])
     return np.stack(patches)
 
 

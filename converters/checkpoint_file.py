@@ -129,7 +129,7 @@ def read_checkpoint(path: str | Path) -> Any:
         return _read_zip(content) if content.startswith(ZIP_MAGIC) else _read_legacy(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # A damaged file makes zipfile fail in every way there is.
+    except Exception as error:  # On a damaged file, zipfile can raise almost any exception.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} is not a PyTorch checkpoint, or it is damaged: {reason:.200}") from error
 

@@ -151,7 +151,7 @@ def _read(content, fixed, input_size, max_pixels):
         ),
         ((height < 1) | (width < 1), "expected a whole image. Received: a truncated or damaged header"),
         (height * width > max_pixels, tf.strings.join([f"expected at most {max_pixels} pixels.", received])),
-        (pieces > MAX_SCANS + 1, f"expected a JPEG file of at most {MAX_SCANS} scans. Received: more"),
+        (pieces > MAX_SCANS + 1, f"the JPEG file has more than {MAX_SCANS} scans"),
         (too_elongated, tf.strings.join(["expected a less elongated image.", received])),
     )
     # What is refused goes to the decoder as an empty string.

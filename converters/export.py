@@ -67,7 +67,7 @@ def export_model(
     if form != "saved_model" and output.suffix != SUFFIXES[form]:
         raise InputError(f"expected an output that ends in {SUFFIXES[form]}. Received: {output}")
     if form == "tflite" and not artifact.input_sizes:
-        raise InputError("a .tflite file takes inputs of fixed size: expected one. Received: none")
+        raise InputError("a .tflite file takes inputs of fixed size and needs at least one")
     if form != "tflite" and len(artifact.input_sizes) > 1:
         raise InputError(f"{form}: expected one input size, or none for any. Received: {len(artifact.input_sizes)}")
     if form != "tflite" and artifact.precision != "float32":
@@ -141,7 +141,7 @@ def _samples(exported: Sidecar, photos: Sequence[np.ndarray]) -> dict[str, list[
     return samples
 
 
-def drawn_photos(count: int = 4) -> list[np.ndarray]:
+def synthetic_photos(count: int = 4) -> list[np.ndarray]:
     """Images (H, W, 3) uint8 RGB of synthetic people, where there are no photos to compare on."""
     generator = np.random.default_rng(0)
     return [draw_scene((256, 256), generator).image for _ in range(count)]

@@ -51,9 +51,9 @@ def check_export(model: keras.Model, artifact: Artifact, calibrated: bool) -> No
         if height % COARSEST_STRIDE or width % COARSEST_STRIDE:
             raise InputError(f"input size: expected multiples of {COARSEST_STRIDE} pixels. Received: {height}x{width}")
     if artifact.precision == "int8" and not calibrated:
-        raise InputError("int8 needs --calibration: photos such as the model will see. Received: none")
+        raise InputError("int8 needs --calibration: photos such as the model will see")
     if artifact.flip and artifact.graph == "maps":
-        raise InputError("expected no flip test in the graph maps; it is chosen where the maps are read. Received: one")
+        raise InputError("the graph maps cannot contain a flip test; whoever reads the maps runs it")
     for variable in model.weights:
         values = keras.ops.convert_to_numpy(variable)
         if not np.isfinite(values).all():

@@ -148,13 +148,13 @@ def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> 
     same_person = (near > threshold) | tf.eye(people, dtype=tf.bool)
     same_person &= found[:, None]
 
-    def walk(index, dealt_with, places, kept):
+    def walk(index, suppressed, places, kept):
         group = same_person[:, index]
         best = tf.argmax(tf.where(group, heat, -np.inf), axis=1, output_type=tf.int32)
         best = tf.one_hot(best, people, on_value=True, off_value=False, dtype=tf.bool)
-        free = ~dealt_with[:, index] & found[:, index] & ~tf.reduce_any(best & dealt_with, axis=1)
+        free = ~suppressed[:, index] & found[:, index] & ~tf.reduce_any(best & suppressed, axis=1)
         places = tf.where(best & free[:, None], kept[:, None], places)
-        return index + 1, dealt_with | (group & free[:, None]), places, kept + tf.cast(free, tf.int32)
+        return index + 1, suppressed | (group & free[:, None]), places, kept + tf.cast(free, tf.int32)
 
     # Places in the result; those that are not kept come last.
     start = 0, tf.zeros_like(found), tf.fill((images, people), people), tf.zeros((images,), tf.int32)

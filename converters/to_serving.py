@@ -69,7 +69,7 @@ def export_serving(
     if not re.fullmatch(r"[1-9][0-9]{0,17}", folder.name) or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise InputError(f"expected a folder MODELS/NAME/VERSION, such as models/dekr/1. Received: {folder}")
     if artifact != Artifact(graph="poses", input_sizes=artifact.input_sizes, flip=artifact.flip):
-        raise InputError("serving: expected the graph poses in float32. Received: another graph, precision or input")
+        raise InputError("a served model is always the graph poses in float32, with normalized input")
     if len(artifact.input_sizes) > 1:
         raise InputError(f"serving: expected one input size, or none for any. Received: {len(artifact.input_sizes)}")
     if not 1 <= options.max_pixels <= MAX_PIXELS:
@@ -98,7 +98,7 @@ def export_serving(
 
 
 def warmup_requests(name: str, sidecar: Sidecar) -> list[predict_pb2.PredictRequest]:
-    """Requests of drawn people for every signature.
+    """Requests with synthetic people for every signature.
 
     Args:
         name: of the model.

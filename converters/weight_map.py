@@ -88,9 +88,9 @@ def backbone_entries(config: ModelConfig) -> Iterator[Entry]:
 def _hrnet_entries(config):
     for index in (1, 2):
         yield from _conv_bn(f"conv{index}", f"bn{index}", f"stem_{index}")
-    for unit in range(config.bottlenecks):
+    for block in range(config.bottlenecks):
         for index in (1, 2, 3):
-            yield from _conv_bn(f"layer1.{unit}.conv{index}", f"layer1.{unit}.bn{index}", f"stage1_u{unit}_{index}")
+            yield from _conv_bn(f"layer1.{block}.conv{index}", f"layer1.{block}.bn{index}", f"stage1_u{block}_{index}")
     stage1_outputs = BOTTLENECK_EXPANSION * config.stage1_channels
     if config.stem_channels != stage1_outputs:
         yield from _conv_bn("layer1.0.downsample.0", "layer1.0.downsample.1", "stage1_u0_shortcut")
@@ -108,13 +108,13 @@ def _new_branch_entries(stage):
     yield from _conv_bn(f"{source}.0", f"{source}.1", f"stage{stage}_t{new}")
 
 
-def _module_entries(stage, module, units):
+def _module_entries(stage, module, blocks):
     source, layer = f"stage{stage}.{module}", f"stage{stage}_m{module}"
     for branch in range(stage):
-        for unit in range(units):
-            path = f"{source}.branches.{branch}.{unit}"
+        for block in range(blocks):
+            path = f"{source}.branches.{branch}.{block}"
             for index in (1, 2):
-                yield from _conv_bn(f"{path}.conv{index}", f"{path}.bn{index}", f"{layer}_b{branch}_u{unit}_{index}")
+                yield from _conv_bn(f"{path}.conv{index}", f"{path}.bn{index}", f"{layer}_b{branch}_u{block}_{index}")
     for target in range(stage):
         for origin in range(stage):
             path, ours = f"{source}.fuse_layers.{target}.{origin}", f"{layer}_f{target}_{origin}"

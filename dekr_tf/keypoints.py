@@ -45,7 +45,7 @@ class KeypointSchema:
     def __post_init__(self):
         count = len(self.names)
         if count < 1:
-            raise InputError(f"skeleton {self.name}: expected at least one keypoint. Received: none")
+            raise InputError(f"skeleton {self.name}: a skeleton needs at least one keypoint")
         if len(set(self.names)) != count:
             raise InputError(f"skeleton {self.name}: keypoint names must be unique. Received: {list(self.names)}")
         if not self.oks_sigmas:

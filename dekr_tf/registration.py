@@ -13,7 +13,7 @@ MODULES = {
     "AdaptiveConv2D": "dekr_tf.layers.adaptive_conv",
     "AppendMirrored": "dekr_tf.layers.append_mirrored",
     "BranchConv2D": "dekr_tf.layers.branch_conv",
-    "Enlarge": "dekr_tf.layers.resize",
+    "Upsample": "dekr_tf.layers.resize",
     "EpochSchedule": "dekr_tf.training.schedules",
     "FindCenters": "dekr_tf.layers.find_centers",
     "FusedAdam": "dekr_tf.training.optimizer",

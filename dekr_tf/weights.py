@@ -136,7 +136,5 @@ def resolve(source: str | Path, kind: Literal["network", "backbone", "rescoring 
         raise InputError(f"expected the weights of a {kind}. Received: {name}, a {weights.kind}")
     path = cached_file(name, kind, cache_folder())
     if not exists(path):
-        raise InputError(
-            f"expected {path}; to download it, run: dekr weights get {name}. Received: no such file, for {name}"
-        )
+        raise InputError(f"{name} has not been downloaded to {path}; to get it, run: dekr weights get {name}")
     return path

@@ -1,6 +1,6 @@
 """Make, prepare and look at data sets.
 
-dekr data synthetic --output DIR            drawn people with exact labels, in COCO's format
+dekr data synthetic --output DIR            synthetic people with exact labels, in COCO's format
 dekr data crowdpose-trainval TRAIN VAL ...  CrowdPose's two training splits in one file
 dekr data schema ANNOTATIONS ...            the skeleton of an annotation file, to edit
 dekr data tfrecord --annotations A ...      images and labels in a few large files

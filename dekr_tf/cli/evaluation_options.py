@@ -69,7 +69,7 @@ def check_options(arguments: argparse.Namespace, *model_options: str) -> None:
     if arguments.results and unused:
         raise InputError(f"expected no option of a model beside --results. Received: {', '.join(unused)}")
     if arguments.model and not arguments.images:
-        raise InputError("expected --images, the folder of the images, beside --model. Received: none")
+        raise InputError("--model needs --images, the folder of the images")
 
 
 def input_files(arguments: argparse.Namespace, labels: "Sequence[ImageLabels]" = ()) -> "Iterator[Path | None]":

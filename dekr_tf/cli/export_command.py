@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"calibration: {len(chosen)} of {len(images)} photos, evenly spread")
     photos = [read_image(path, exif_orientation=True) for path in chosen]
 
-    from converters.export import drawn_photos, export_model
+    from converters.export import export_model, synthetic_photos
     from dekr_tf.models import load_model
     from dekr_tf.sidecar import Artifact
 
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         max_pixels = MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels
         options = ServingOptions(arguments.nms, arguments.rescore, arguments.skip_bad_images, max_pixels)
-        found = photos or drawn_photos(DRAWN)
+        found = photos or synthetic_photos(DRAWN)
         comparison = export_serving(model, sidecar, arguments.serving, artifact, options, found)
         print(f"{arguments.serving}: poses for TensorFlow Serving, input of {taken}")
         print(f"compared with Keras: {comparison}")
@@ -162,7 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.output,
         arguments.format,
         artifact,
-        photos or drawn_photos(DRAWN),
+        photos or synthetic_photos(DRAWN),
         calibrate=bool(photos),
     )
     print(f"{arguments.output}: graph {artifact.graph}, {artifact.precision}, input {artifact.input_type} of {taken}")

@@ -1,1 +1,1 @@
-"""From annotation files and photos to batches of training samples, and drawn people to try it with."""
+"""From annotation files and photos to batches of training samples, and synthetic people to try it with."""

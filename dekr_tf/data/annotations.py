@@ -106,7 +106,7 @@ def merge_annotations(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
                     f"annotations {path}: expected a list of mappings as {key}. Received: {received(entries)}"
                 )
         if content["categories"] != contents[0]["categories"]:
-            raise InputError(f"annotations {path}: expected the categories of {paths[0]}. Received: others")
+            raise InputError(f"annotations {path}: the categories differ from those of {paths[0]}")
     images = [image for content in contents for image in content["images"]]
     seen = set()
     for image in images:

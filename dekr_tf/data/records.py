@@ -68,8 +68,8 @@ class RecordFiles:
             and isinstance(keypoints, dict)
         ):
             raise InputError(
-                f"records {folder}: expected max_people, images, shards and keypoints in {METADATA}, as `dekr data "
-                f"tfrecord` writes them. Received: others"
+                f"records {folder}: {METADATA} lacks valid max_people, images, shards or keypoints, which `dekr data "
+                f"tfrecord` writes"
             )
         names = KeypointSchema.from_dict(keypoints).names
         if names != schema.names:

@@ -42,7 +42,7 @@ def evaluate_pck(labels: Sequence[ImageLabels], results: Results, schema: Keypoi
     """
     missing = [name for pair in DIAMETERS for name in pair if name not in schema.names]
     if missing:
-        raise InputError(f"skeleton {schema.name}: PCK needs the shoulders and hips. Received: no {', '.join(missing)}")
+        raise InputError(f"skeleton {schema.name}: PCK needs the shoulders and hips. Missing: {', '.join(missing)}")
     check_somebody_is_labeled(labels)
     best: dict[int | str, tuple[float, np.ndarray]] = {}
     for image_id, keypoints, score in read_results(results, schema, (image.image_id for image in labels)):
@@ -62,7 +62,7 @@ def evaluate_pck(labels: Sequence[ImageLabels], results: Results, schema: Keypoi
         else:
             correct.append(np.zeros(len(schema), bool))
     if not labeled:
-        raise InputError("annotations: expected a person with a labeled shoulder and opposite hip. Received: none")
+        raise InputError("annotations: no person has a labeled shoulder and opposite hip, which PCK needs")
     right, counts = np.sum(correct, axis=0), np.sum(labeled, axis=0)
     shares = np.where(counts, right / np.maximum(counts, 1), -1.0).tolist()
     return {

@@ -114,9 +114,7 @@ def check_somebody_is_labeled(labels: Sequence[ImageLabels], name: str = "annota
         InputError: no image has a person with labeled keypoints.
     """
     if not any(person.labeled for image in labels for person in image.people):
-        raise InputError(
-            f"{name}: expected at least one person with labeled keypoints. Received: none in {len(labels)} images"
-        )
+        raise InputError(f"{name}: no person in {len(labels)} images has labeled keypoints")
 
 
 def check_somebody_is_scored(labels: Sequence[ImageLabels], name: str = "annotations") -> None:
@@ -127,9 +125,7 @@ def check_somebody_is_scored(labels: Sequence[ImageLabels], name: str = "annotat
     """
     check_somebody_is_labeled(labels, name)
     if not any(person.scored for image in labels for person in image.people):
-        raise InputError(
-            f"{name}: expected at least one person with num_keypoints above 0. Received: none in {len(labels)} images"
-        )
+        raise InputError(f"{name}: no person in {len(labels)} images has num_keypoints above 0")
 
 
 def read_results(
@@ -160,8 +156,8 @@ def read_results(
         if entry.get("image_id") is None and "file_name" in entry:
             # As `dekr predict` writes them.
             raise InputError(
-                f"{where}: expected an image_id of the annotation file. Received: none, of "
-                f"{received(entry['file_name'])}, whose name is not a number of its own"
+                f"{where}: there is no image_id of the annotation file, and the name of "
+                f"{received(entry['file_name'])} is not a number of its own"
             )
         image_id, score = parse_id(entry, "image_id", where), entry.get("score")
         if image_id not in images:

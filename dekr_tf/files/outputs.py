@@ -221,9 +221,7 @@ def _open_if_read(path: str, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise InputError(
-                f"cannot write {path}: expected a program that reads from this pipe. Received: none"
-            ) from error
+            raise InputError(f"cannot write {path}: no program reads from this pipe") from error
         raise
     os.set_blocking(descriptor, True)
     return descriptor

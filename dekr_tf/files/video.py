@@ -85,7 +85,7 @@ class VideoReader:
         self._next = self._read()
         if self._next is None:
             self._capture.release()
-            raise InputError(f"video {source}: expected at least one frame. Received: none")
+            raise InputError(f"video {source}: no frame can be read")
         self.size = self._next[1].shape[:2]
         self.ended_early = False
 

@@ -64,7 +64,7 @@ def find_candidates(
 
     Returns:
         keypoints (N, K, 2), x, y in pixels of the network's input; keypoint scores (N, K), center score times heat
-        value; center scores (N,), falling.
+        value; center scores (N,), in descending order.
     """
     if mirrored is not None:
         heatmap = average_heatmaps(heatmap, mirrored[0], flip_indices)

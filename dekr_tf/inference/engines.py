@@ -250,7 +250,7 @@ def _litert():
         except ModuleNotFoundError as error:
             if error.name.partition(".")[0] != package:
                 raise
-    raise InputError(f"running a .tflite file needs one of the packages {', '.join(LITERT)}. Received: none installed")
+    raise InputError(f"running a .tflite file needs one of the packages {', '.join(LITERT)}; none is installed")
 
 
 def _check_outputs(path, expected, received):

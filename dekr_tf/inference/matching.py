@@ -148,12 +148,12 @@ def fit_gaussians(patches: np.ndarray, extents: np.ndarray, starts: np.ndarray) 
             cost[active[done]] = fit.cost[done]
             converged[active[done]] = True
             # Of a slope, the top runs away for ever.
-            going_on = ~done & (np.abs(fit.values[1:3] - side // 2).max(axis=0) < MATCH_DISTANCE)
-            if not going_on.any():
+            fitting = ~done & (np.abs(fit.values[1:3] - side // 2).max(axis=0) < MATCH_DISTANCE)
+            if not fitting.any():
                 break
-            if not going_on.all():
-                active = active[going_on]
-                fit.keep(going_on)
+            if not fitting.all():
+                active = active[fitting]
+                fit.keep(fitting)
     # Of a flat patch, rounding is all that is left to explain.
     converged &= (variation > 1e-10 * energy) & (cost < MAX_UNEXPLAINED * variation)
     return tops, converged & np.isfinite(tops).all(axis=1)

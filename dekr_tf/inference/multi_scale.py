@@ -87,12 +87,12 @@ def mean_heatmaps(views: Sequence[View], size: tuple[int, int]) -> Iterator[np.n
         total = np.float32(0)
         for view, (rows, columns) in zip(views, between, strict=True):
             # Columns first, while there are few rows; the rows of the larger map then lie as memory does.
-            wide = np.ascontiguousarray(_enlarge(view.heatmap[..., index].T, columns).T)
-            total = total + _enlarge(wide, rows)
+            wide = np.ascontiguousarray(_upsample(view.heatmap[..., index].T, columns).T)
+            total = total + _upsample(wide, rows)
         yield total / np.float32(len(views))
 
 
-def _enlarge(heatmap, rows):
+def _upsample(heatmap, rows):
     """(h, w) to as many rows as are given by `cells_about`."""
     before, after, fraction = rows
     fraction = fraction.astype(np.float32)[:, None]

@@ -70,7 +70,7 @@ def open_model(
         model, sidecar = model.network, sidecar or model.sidecar
     elif sidecar is None:
         if config is None:
-            raise InputError("expected a sidecar or a config beside a model that is not a file. Received: neither")
+            raise InputError("a model that is not a file needs a sidecar or a config")
         sidecar = Sidecar.from_config(config)
     if _is_keras_model(model):
         if dense:
@@ -122,7 +122,7 @@ def _open_artifact(path, config, flip, dense, threads, heatmap):
     if not exists(path):
         raise InputError(f"no such model: {path}")
     if config is not None:
-        raise InputError(f"expected no config beside {path}, which has its settings in it. Received: one")
+        raise InputError(f"a config cannot be combined with an exported model, which carries its own settings: {path}")
     sidecar = read_sidecar(path)
     artifact = sidecar.artifact
     if artifact is None:

@@ -34,9 +34,9 @@ def pose_nms(keypoints: np.ndarray, scores: np.ndarray, *, distance: float, min_
     best_of_group = np.where(same_person, scores, -np.inf).argmax(axis=1).tolist()
 
     kept = []
-    dealt_with = np.zeros(len(keypoints), bool)
+    suppressed = np.zeros(len(keypoints), bool)
     for index, best in enumerate(best_of_group):
-        if not dealt_with[index] and not dealt_with[best]:
+        if not suppressed[index] and not suppressed[best]:
             kept.append(best)
-            dealt_with |= same_person[index]
+            suppressed |= same_person[index]
     return np.array(kept, np.intp)

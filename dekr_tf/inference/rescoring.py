@@ -183,10 +183,8 @@ def read_arrays(path: str | Path, kind: str, names: Sequence[str]) -> tuple[Keyp
             content = {name: value for name in archive.files if isinstance(value := archive[name], np.ndarray)}
     except OSError as error:
         raise InputError(f"cannot read {kind} {path}: {error.strerror or error}") from error
-    except Exception as error:  # A damaged file makes zipfile and NumPy fail in every way there is.
-        raise InputError(
-            f"{kind} {path}: expected an .npz file. Received: another file, or damaged, {error}"
-        ) from error
+    except Exception as error:  # On a damaged file, zipfile and NumPy can raise almost any exception.
+        raise InputError(f"{kind} {path}: this is no .npz file, or it is damaged: {error}") from error
     version = content["version"].tolist() if "version" in content else None
     if version is not None and version != VERSION:
         raise InputError(f"{kind} {path}: expected version {VERSION}. Received: {version!r:.20}")

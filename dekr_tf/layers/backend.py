@@ -20,8 +20,8 @@ if keras.backend.backend() == "tensorflow":
         """Adds updates (M, C) to rows (N, C) at indices (M,) int32, all legal -> (N, C)."""
         return tf.tensor_scatter_nd_add(rows, indices[:, None], updates)
 
-    def enlarge(images, factor, interpolation):
-        """Enlarges (B, H, W, C): `nearest` by a power of two, or `bilinear` with half-pixel centers by any factor."""
+    def upsample(images, factor, interpolation):
+        """Upsamples (B, H, W, C): `nearest` by a power of two, or `bilinear` with half-pixel centers by any factor."""
 
         if interpolation == "bilinear":
             # `keras.ops.image.resize` compares the size with numbers, which fails while the size is not known yet.
@@ -30,11 +30,11 @@ if keras.backend.backend() == "tensorflow":
 
         @tf.custom_gradient
         def with_gradient(images):
-            enlarged = images
+            upsampled = images
             for _ in range(factor.bit_length() - 1):
                 # As fast as a nearest resizing, which LiteRT's delegate for CPUs does not take.
-                enlarged = tf.nn.depth_to_space(tf.concat([enlarged] * 4, axis=-1), 2)
-            return enlarged, lambda upstream: factor**2 * ops.average_pool(upstream, factor, factor)
+                upsampled = tf.nn.depth_to_space(tf.concat([upsampled] * 4, axis=-1), 2)
+            return upsampled, lambda upstream: factor**2 * ops.average_pool(upstream, factor, factor)
 
         return with_gradient(images)
 
@@ -112,8 +112,8 @@ else:
         """Adds updates (M, C) to rows (N, C) at indices (M,) int32, all legal -> (N, C)."""
         return rows + ops.segment_sum(updates, indices, num_segments=rows.shape[0])
 
-    def enlarge(images, factor, interpolation):
-        """Enlarges (B, H, W, C): `nearest` by a power of two, or `bilinear` with half-pixel centers by any factor."""
+    def upsample(images, factor, interpolation):
+        """Upsamples (B, H, W, C): `nearest` by a power of two, or `bilinear` with half-pixel centers by any factor."""
         size = images.shape[1] * factor, images.shape[2] * factor
         return ops.image.resize(images, size, interpolation=interpolation, data_format="channels_last")
 

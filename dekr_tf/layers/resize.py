@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
-from dekr_tf.layers.backend import enlarge
+from dekr_tf.layers.backend import upsample
 
 
 @keras.saving.register_keras_serializable("dekr_tf")
-class Enlarge(keras.layers.Layer):
-    """Enlarges a map by a whole factor, in float32: float16 interpolation is a known source of NaN in training.
+class Upsample(keras.layers.Layer):
+    """Upsamples a map by a whole factor, in float32: float16 interpolation is a known source of NaN in training.
 
     Args:
         factor: of both sides; a whole number, for `nearest` a power of two.
@@ -25,7 +25,7 @@ class Enlarge(keras.layers.Layer):
         self.interpolation = interpolation
 
     def call(self, inputs):
-        outputs = enlarge(ops.cast(inputs, "float32"), self.factor, self.interpolation)
+        outputs = upsample(ops.cast(inputs, "float32"), self.factor, self.interpolation)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

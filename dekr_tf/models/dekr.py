@@ -9,9 +9,9 @@ from dekr_tf.keypoints import COCO, KeypointSchema
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
 from dekr_tf.layers.backend import check_keras_settings
 from dekr_tf.layers.branch_conv import BranchConv2D
-from dekr_tf.layers.resize import Enlarge
+from dekr_tf.layers.resize import Upsample
 from dekr_tf.models.efficientnet import efficientnet_lite0, pyramid
-from dekr_tf.models.hrnet import basic_unit, batch_norm, conv_bn, hrnet
+from dekr_tf.models.hrnet import basic_block, batch_norm, conv_bn, hrnet
 
 CHANNELS_PER_KEYPOINT = 15
 #: Of the last convolution of both heads, as in the reference: the first maps are close to zero.
@@ -66,7 +66,7 @@ def build_dekr(
         branches = hrnet(image, config)
         features = layers.Concatenate(name="features")(
             [branches[0]]
-            + [Enlarge(2**index, "bilinear", name=f"features_{index}")(x) for index, x in enumerate(branches) if index]
+            + [Upsample(2**index, "bilinear", name=f"features_{index}")(x) for index, x in enumerate(branches) if index]
         )
     else:
         features = pyramid(efficientnet_lite0(image), config.pyramid_channels)
@@ -89,7 +89,7 @@ def build_backbone(config: ModelConfig) -> keras.Model:
 
 def _heatmap_head(features, channels, num_keypoints):
     x = conv_bn(features, channels, "heatmap_transition")
-    x = basic_unit(x, channels, "heatmap_u0")
+    x = basic_block(x, channels, "heatmap_u0")
     # The loss and the decoder want float32 also where the network computes in float16.
     return layers.Conv2D(
         num_keypoints + 1, 1, kernel_initializer=_output_initializer(), dtype="float32", name="heatmap"

@@ -7,7 +7,7 @@ convolution of the second block of stage 3.
 from keras import initializers, layers
 
 from dekr_tf.layers.batch_norm import FusedBatchNorm
-from dekr_tf.layers.resize import Enlarge
+from dekr_tf.layers.resize import Upsample
 
 BN_EPSILON = 1e-3
 BN_MOMENTUM = 0.99
@@ -65,7 +65,7 @@ def pyramid(levels, channels: int):
         name = f"pyramid_{index}"
         lateral = _conv_bn(level, channels, f"{name}_lateral", activation=False)
         if x is not None:
-            upsampled = Enlarge(2, "nearest", name=f"{name}_upsample")(x)
+            upsampled = Upsample(2, "nearest", name=f"{name}_upsample")(x)
             lateral = layers.Add(name=f"{name}_add")([upsampled, lateral])
         x = _depthwise_bn(lateral, f"{name}_depthwise", 3, activation=False)
         x = _conv_bn(x, channels, f"{name}_pointwise")

@@ -70,7 +70,7 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
             _read_compact(model, path)
         else:
             model.load_weights(path)
-    except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.
+    except Exception as error:  # On a damaged file, zipfile, HDF5 and Keras can raise almost any exception.
         # Keras says of any other file that it is not there.
         broken = whole and not zipfile.is_zipfile(path)
         reason = "not a whole .keras archive" if broken else str(error).strip().split("\n")[0]
@@ -79,8 +79,9 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
     channels = {name: output.shape[-1] for name, output in outputs.items()}
     expected = {"heatmap": len(sidecar.schema) + 1, "offset": 2 * len(sidecar.schema)}
     if channels != expected:
+        received = channels or "no named outputs"
         raise InputError(
-            f"{path}: skeleton {sidecar.schema.name} needs output channels {expected}. Received: {channels or 'others'}"
+            f"{path}: skeleton {sidecar.schema.name} needs output channels {expected}. Received: {received}"
         )
     return model, sidecar
 
@@ -93,7 +94,7 @@ def check_suffix(path: str | Path) -> None:
 
 def _write_compact(model, path, sidecar):
     if sidecar is None:
-        raise InputError(f"{path.name}: expected a model with settings, which are kept inside the file. Received: none")
+        raise InputError(f"{path.name}: the model has no settings, which this kind of file holds inside")
     arrays = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.variables}
     for name, array in arrays.items():
         if np.abs(array).max(initial=0) > np.finfo(np.float16).max:

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
-from dekr_tf.layers.resize import Enlarge
+from dekr_tf.layers.resize import Upsample
 
 #: Layers of `build_dekr`, one for each size of branches.
 FINAL = re.compile(r"offset_g\d+_final")
@@ -91,10 +91,10 @@ def _fold(model, inputs, outputs, fusible):
 
 
 def transition(branches: list[keras.KerasTensor], kernel: np.ndarray, bias: np.ndarray, name: str) -> keras.KerasTensor:
-    """A 1x1 convolution and ReLU of the backbone's branches, enlarged to one size and side by side.
+    """A 1x1 convolution and ReLU of the backbone's branches, upsampled to one size and side by side.
 
     Enlarging works on each channel alone and the convolution on each cell, so they may change places: the branches are
-    convolved while they are small, and the results enlarged and added.
+    convolved while they are small, and the results upsampled and added.
 
     Args:
         branches: (B, h / 2^i, w / 2^i, C_i).
@@ -114,8 +114,8 @@ def transition(branches: list[keras.KerasTensor], kernel: np.ndarray, bias: np.n
         conv = keras.layers.Conv2D(len(bias), 1, use_bias=biased, dtype="float32", name=f"{name}_{index}")
         term = conv(branch)
         conv.set_weights([kernel[:, :, start:end], bias] if biased else [kernel[:, :, start:end]])
-        enlarge = Enlarge(2**index, "bilinear", dtype="float32", name=f"{name}_{index}_enlarge")
-        terms.append(enlarge(term) if index else term)
+        upsample = Upsample(2**index, "bilinear", dtype="float32", name=f"{name}_{index}_upsample")
+        terms.append(upsample(term) if index else term)
         start = end
     total = keras.layers.Add(name=f"{name}_add")(terms) if len(terms) > 1 else terms[0]
     return keras.layers.ReLU(name=f"{name}_relu")(total)

@@ -1,7 +1,7 @@
 """HRNet: a backbone that keeps a high resolution from end to end (Sun et al., CVPR 2019).
 
 Layer names follow the structure, since checkpoints are matched by them: `stage3_m0_b1_u2_1_conv` is the first
-convolution of the third unit of branch 1 in module 0 of stage 3; `stage3_m0_f0_2` is what carries branch 2 to branch 0
+convolution of the third block of branch 1 in module 0 of stage 3; `stage3_m0_f0_2` is what carries branch 2 to branch 0
 in that module's fusion.
 """
 
@@ -9,7 +9,7 @@ from keras import layers
 
 from dekr_tf.config import ModelConfig
 from dekr_tf.layers.batch_norm import FusedBatchNorm
-from dekr_tf.layers.resize import Enlarge
+from dekr_tf.layers.resize import Upsample
 
 BN_EPSILON = 1e-5
 # Keras counts what is kept; the reference's PyTorch momentum of 0.1 counts what is replaced.
@@ -42,14 +42,14 @@ def conv_bn(x, filters: int, name: str, *, kernel_size: int = 1, strides: int = 
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def basic_unit(x, filters: int, name: str):
+def basic_block(x, filters: int, name: str):
     """Two 3x3 convolutions and an identity shortcut."""
     y = conv_bn(x, filters, f"{name}_1", kernel_size=3)
     y = conv_bn(y, filters, f"{name}_2", kernel_size=3, relu=False)
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
 
 
-def bottleneck_unit(x, filters: int, name: str):
+def bottleneck_block(x, filters: int, name: str):
     """1x1, 3x3 and 1x1 convolutions; the shortcut is projected where the channels differ."""
     out = filters * BOTTLENECK_EXPANSION
     y = conv_bn(x, filters, f"{name}_1")
@@ -73,16 +73,16 @@ def hrnet(image, config: ModelConfig):
     """
     x = conv_bn(image, config.stem_channels, "stem_1", kernel_size=3, strides=2)
     x = conv_bn(x, config.stem_channels, "stem_2", kernel_size=3, strides=2)
-    for unit in range(config.bottlenecks):
-        x = bottleneck_unit(x, config.stage1_channels, f"stage1_u{unit}")
+    for block in range(config.bottlenecks):
+        x = bottleneck_block(x, config.stage1_channels, f"stage1_u{block}")
     branches = [x]
     for stage, modules in zip(STAGES, config.modules, strict=True):
         branches = _transition(branches, [config.width * 2**branch for branch in range(stage)], f"stage{stage}_t")
         for module in range(modules):
             name = f"stage{stage}_m{module}"
             for index in range(stage):
-                for unit in range(config.blocks):
-                    branches[index] = basic_unit(branches[index], config.width * 2**index, f"{name}_b{index}_u{unit}")
+                for block in range(config.blocks):
+                    branches[index] = basic_block(branches[index], config.width * 2**index, f"{name}_b{index}_u{block}")
             branches = [_fuse(branches, target, name) for target in range(stage)]
     return branches
 
@@ -109,7 +109,7 @@ def _fuse(branches, target, name):
         term = branch
         if source > target:
             term = conv_bn(term, filters, path, relu=False)
-            term = Enlarge(2 ** (source - target), "nearest", name=f"{path}_enlarge")(term)
+            term = Upsample(2 ** (source - target), "nearest", name=f"{path}_upsample")(term)
         for step in range(target - source):
             last = step == target - source - 1
             term = conv_bn(

@@ -287,7 +287,7 @@ class _Rest:
         while chunk := response.read1(2**16):
             content += chunk
             if len(content) > MAX_ANSWER:
-                raise _unusable(f"expected at most {MAX_ANSWER} bytes. Received: more")
+                raise _unusable(f"it has more than {MAX_ANSWER} bytes")
             if time.monotonic() > end:
                 raise ServingError("DEADLINE_EXCEEDED", "the answer did not end in time")
         return content
@@ -305,7 +305,7 @@ def read_tensor(tensor: Any) -> np.ndarray:
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
     # A few bytes may say that a value fills an array of any size.
     if tensor.dtype not in _TENSOR_TYPES or min(shape, default=0) < 0 or 8 * math.prod(shape) > MAX_ANSWER:
-        raise _unusable(f"expected arrays of numbers. Received: one of type {tensor.dtype} and shape {shape}")
+        raise _unusable(f"expected arrays of numbers. Received: type {tensor.dtype}, shape {shape}")
     dtype, field = _TENSOR_TYPES[tensor.dtype]
     try:
         if tensor.tensor_content and tensor.dtype != _STRING:
@@ -351,7 +351,7 @@ def read_answer(status: int, content: bytes, count: int) -> dict[str, np.ndarray
         raise _unusable(f"expected arrays of numbers. Received: {error}") from error
     for name, array in arrays.items():
         if array.dtype.kind in "iuf" and parse_numbers(answers[name], array.ndim) is None:
-            raise _unusable(f"expected finite numbers as {name}. Received: others among them")
+            raise _unusable(f"{name} holds values that are not finite numbers")
     return arrays
 
 

@@ -169,7 +169,7 @@ class PoseEstimator(keras.Model):
             InputError: the model or what is asked for cannot be exported, or the difference is too large; then nothing
                 is written.
         """
-        from converters.export import drawn_photos, export_model
+        from converters.export import export_model, synthetic_photos
 
         if format == "tflite":
             settings = {"input_sizes": [(self.sidecar.input_size,) * 2], **settings}
@@ -180,7 +180,7 @@ class PoseEstimator(keras.Model):
             for image in calibration
         ]
         return export_model(
-            self.network, self.sidecar, path, format, artifact, photos or drawn_photos(), calibrate=bool(photos)
+            self.network, self.sidecar, path, format, artifact, photos or synthetic_photos(), calibrate=bool(photos)
         )
 
     def call(self, inputs, training=None):
@@ -200,7 +200,7 @@ class PoseEstimator(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of both losses; the metrics `heatmap_loss` and `offset_loss` get its terms."""
         if sample_weight is not None:
-            raise InputError("expected no sample_weight: the labels have the weight of every value. Received: one")
+            raise InputError("sample_weight is not supported: the labels already weight every value")
         targets = y if "heatmap" in y else draw_targets(y, self.targets)
         heatmap = heatmap_loss(y_pred["heatmap"], targets["heatmap"], targets["heatmap_weight"])
         predicted, target, weight = self._offsets(y_pred, targets)

@@ -53,7 +53,7 @@ def load_backbone(network: keras.Model, path: Path) -> None:
     path = resolve(path, "backbone")
     try:
         backbone = keras.models.load_model(path, compile=False)
-    except Exception as error:  # A damaged file makes zipfile, HDF5 and Keras fail in every way there is.
+    except Exception as error:  # On a damaged file, zipfile, HDF5 and Keras can raise almost any exception.
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot read backbone weights {path}: {reason}") from error
     for layer in backbone.layers:

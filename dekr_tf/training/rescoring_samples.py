@@ -42,7 +42,7 @@ class RescoringSamples:
                 f"Received: keypoints {self.keypoints.shape}, oks {self.oks.shape}"
             )
         if not np.isfinite(self.keypoints).all() or not ((self.oks >= 0) & (self.oks <= 1)).all():
-            raise InputError("expected finite keypoints and oks in 0..1. Received: others")
+            raise InputError("keypoints must be finite, and oks in 0..1")
 
     def __len__(self) -> int:
         return len(self.oks)
@@ -100,9 +100,7 @@ def collect_samples(
         if people[image_id]:
             found.setdefault(image_id, []).append(pose)
     if not found:
-        raise InputError(
-            f"expected poses in images with labeled people. Received: none in {sum(map(bool, people.values()))} images"
-        )
+        raise InputError(f"there are no poses in the {sum(map(bool, people.values()))} images with labeled people")
     best = []
     for image_id, poses in found.items():
         similarity = object_keypoint_similarity(

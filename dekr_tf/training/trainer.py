@@ -64,7 +64,7 @@ def train(
             to.
     """
     settings = config.training
-    going_on = _check_folder(config, output, resume)
+    resuming = _check_folder(config, output, resume)
     # Not config.yaml, from which a run may go on.
     names = (STATE, LOG, *(f"{name}.keras{suffix}" for name in ("last", "best") for suffix in ("", ".json")))
     check_outputs([output / name for name in names], config.files())
@@ -82,7 +82,7 @@ def train(
         with strategy.scope():
             model = build_training(config, steps)
         progress = Progress()
-        if going_on and (output / STATE).exists():
+        if resuming and (output / STATE).exists():
             progress = load_state(output / STATE, model)
         elif settings.backbone_weights is not None:
             load_backbone(model.network, settings.backbone_weights)

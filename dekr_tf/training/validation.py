@@ -30,7 +30,7 @@ class ValidationSet:
 
     def __init__(self, config: Config):
         if config.data.val_images is None:
-            raise InputError("expected data.val_images beside data.val_annotations. Received: none")
+            raise InputError("data.val_annotations needs data.val_images as well")
         self.config = config
         self.labels = read_labels(config.data.val_annotations, config.schema, category=config.data.category)
         check_somebody_is_scored(self.labels, f"annotations {config.data.val_annotations}")

@@ -57,10 +57,10 @@ def keypoint_colors(schema: KeypointSchema) -> np.ndarray:
 
 def _draw_heatmaps(canvas: np.ndarray, targets: Mapping[str, np.ndarray], colors: np.ndarray) -> np.ndarray:
     drawing = canvas.astype(np.float32)
-    masked = _enlarged((targets["heatmap_weight"] == 0).mean(axis=-1, dtype=np.float32))[..., None]
+    masked = _upsampled((targets["heatmap_weight"] == 0).mean(axis=-1, dtype=np.float32))[..., None]
     drawing += masked * 0.5 * (np.float32(MASK_COLOR) - drawing)
     for color in np.unique(colors, axis=0):
-        heat = _enlarged(targets["heatmap"][..., (colors == color).all(axis=1)].max(axis=-1))[..., None]
+        heat = _upsampled(targets["heatmap"][..., (colors == color).all(axis=1)].max(axis=-1))[..., None]
         drawing += 0.85 * heat * (color - drawing)
     return np.rint(drawing).astype(np.uint8)
 
@@ -71,7 +71,7 @@ def _draw_offsets(canvas: np.ndarray, targets: Mapping[str, np.ndarray], colors:
     drawing = canvas // 2
     asked = targets["offset_weight"][..., ::2] > 0
     frames, _ = cv2.findContours(
-        _enlarged(asked.any(axis=-1).astype(np.float32), cv2.INTER_NEAREST).astype(np.uint8),
+        _upsampled(asked.any(axis=-1).astype(np.float32), cv2.INTER_NEAREST).astype(np.uint8),
         cv2.RETR_EXTERNAL,
         cv2.CHAIN_APPROX_NONE,
     )
@@ -89,7 +89,7 @@ def _draw_offsets(canvas: np.ndarray, targets: Mapping[str, np.ndarray], colors:
     return drawing
 
 
-def _enlarged(values: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+def _upsampled(values: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
     """A map (h, w) at the size of a panel; a cell (x, y) lies at pixel (x, y) times the zoom."""
     zoom = _PANEL / values.shape[0]
     matrix = np.float64([[zoom, 0, 0], [0, zoom, 0]])

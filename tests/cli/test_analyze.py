@@ -128,4 +128,4 @@ def test_an_empty_set_is_one_line(folder, capsys):
     content["annotations"][0]["keypoints"] = [0] * 6
     (folder / "truth.json").write_text(json.dumps(content))
     assert analyze(*RESULTS) == 2
-    assert "at least one person with labeled keypoints. Received: none in 1 images" in capsys.readouterr().err
+    assert "no person in 1 images has labeled keypoints" in capsys.readouterr().err

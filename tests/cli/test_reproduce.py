@@ -1,4 +1,4 @@
-"""`dekr reproduce`: the tables about sizes in full, the others on drawn people with tiny networks."""
+"""`dekr reproduce`: the tables about sizes in full, the others on synthetic people with tiny networks."""
 
 import json
 import shutil

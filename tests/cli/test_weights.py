@@ -107,8 +107,8 @@ def test_names_stand_for_files(server, network, tmp_path, capsys):
 
 def test_what_is_not_here_names_the_command(server, tmp_path):
     expected = (
-        f"expected {tmp_path / 'cache/my_network.keras'}; to download it, run: dekr weights get my_network. "
-        "Received: no such file, for my_network"
+        f"my_network has not been downloaded to {tmp_path / 'cache/my_network.keras'}; "
+        "to get it, run: dekr weights get my_network"
     )
     for use in (load_model, PoseDetector, lambda name: resolve(Path(name), "network")):
         with pytest.raises(InputError) as error:

@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from networks import tiny_hrnet
 
 from converters import to_tflite, verify
-from converters.export import SUFFIXES, drawn_photos, export_model, keras_detector
+from converters.export import SUFFIXES, export_model, keras_detector, synthetic_photos
 from converters.verify import TOLERANCES, Comparison, Tolerance, compare
 from dekr_tf.config import Config
 from dekr_tf.errors import InputError
@@ -38,7 +38,7 @@ ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "r
 #: Pixels of the photo; scores.
 COORDINATES, SCORES = 2e-3, 1e-5
 
-PHOTOS = drawn_photos(2)
+PHOTOS = synthetic_photos(2)
 
 pytestmark = pytest.mark.slow
 
@@ -351,7 +351,7 @@ def test_what_needs_another_operator_is_refused():
     ("form", "name", "artifact", "reason"),
     [
         ("tflite", "m.tflite", {"input_sizes": ((64, 72),)}, "multiples of 32 pixels. Received: 64x72"),
-        ("tflite", "m.tflite", {}, "fixed size: expected one. Received: none"),
+        ("tflite", "m.tflite", {}, "fixed size and needs at least one"),
         ("tflite", "m.lite", {"input_sizes": ((64, 64),)}, "ends in .tflite. Received: .*m.lite"),
         ("tflite", "m.tflite", {"input_sizes": ((64, 64),), "precision": "int8"}, "int8 needs --calibration"),
         (

@@ -1,4 +1,4 @@
-"""Drawn people: labels fit the drawing, files fit the format, the seed decides all."""
+"""Synthetic people: labels fit the drawing, files fit the format, the seed decides all."""
 
 import json
 

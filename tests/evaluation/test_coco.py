@@ -146,7 +146,7 @@ def test_num_keypoints_of_the_file_decides_who_is_scored(annotations):
     assert evaluate(annotations, everybody[1:])["AR"] == pytest.approx(2 / 3)
     for person in annotations["annotations"]:
         person["num_keypoints"] = 0
-    with pytest.raises(InputError, match=r"one person with num_keypoints above 0. Received: none in 2 images$"):
+    with pytest.raises(InputError, match=r"no person in 2 images has num_keypoints above 0$"):
         evaluate(annotations, everybody)
 
 
@@ -170,7 +170,7 @@ def test_a_person_without_any_size_is_not_scored(annotations):
         ({"image_id": 9}, "entry 1: expected an image_id of the annotation file. Received: 9"),
         (
             {"image_id": None, "file_name": "a/person.jpg"},
-            "entry 1: .* Received: none, of 'a/person.jpg', whose name is not a number of its own",
+            "entry 1: there is no image_id .* 'a/person.jpg' is not a number of its own",
         ),
         ({"image_id": None}, "Received: none$"),
         ({"score": "high"}, "finite number as score. Received: 'high'"),

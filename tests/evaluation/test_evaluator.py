@@ -134,7 +134,7 @@ def test_labels_are_refused_before_the_images_are_looked_at(folder):
     nobody = content()
     for person in nobody["annotations"]:
         person["keypoints"] = [0, 0, 0]
-    with pytest.raises(InputError, match="Received: none in 7 images"):
+    with pytest.raises(InputError, match="no person in 7 images"):
         evaluate_detector(detector, read_labels(nobody, SIDECAR.schema), folder)
     with pytest.raises(InputError, match=r"batch size: expected a positive number\. Received: 0"):
         evaluate_detector(detector, point_labels(), folder, batch_size=0)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dekr_tf.layers.resize import Enlarge
+from dekr_tf.layers.resize import Upsample
 
 ROW = [1.0, 3.0, 7.0]
 # Half-pixel centers: the middle of output cell i lies at (i + 0.5) / factor - 0.5 of the input, held at the border.
-ENLARGED = {
+UPSAMPLED = {
     ("nearest", 1): ROW,
     ("nearest", 2): [1, 1, 3, 3, 7, 7],
     ("nearest", 4): [1] * 4 + [3] * 4 + [7] * 4,
@@ -19,15 +19,15 @@ ENLARGED = {
 }
 
 
-@pytest.mark.parametrize(("interpolation", "factor"), ENLARGED)
+@pytest.mark.parametrize(("interpolation", "factor"), UPSAMPLED)
 @pytest.mark.parametrize("axis", [1, 2])
 def test_factors_by_hand(interpolation, factor, axis):
     shape = [1, 1, 1, 1]
     shape[axis] = 3
-    y = Enlarge(factor, interpolation)(tf.reshape(tf.constant(ROW), shape))
+    y = Upsample(factor, interpolation)(tf.reshape(tf.constant(ROW), shape))
     assert y.shape[axis] == 3 * factor
     assert y.shape[3 - axis] == factor
-    expected = np.repeat([ENLARGED[interpolation, factor]], factor, axis=0)
+    expected = np.repeat([UPSAMPLED[interpolation, factor]], factor, axis=0)
     np.testing.assert_allclose(tf.squeeze(y if axis == 2 else tf.transpose(y, (0, 2, 1, 3)), (0, 3)), expected)
 
 
@@ -35,7 +35,7 @@ def test_factors_by_hand(interpolation, factor, axis):
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("known_size", [True, False])
 def test_gradient(interpolation, jit_compile, known_size):
-    layer = Enlarge(2, interpolation)
+    layer = Upsample(2, interpolation)
     x = tf.random.normal((2, 3, 4, 5))
     upstream = tf.random.normal((2, 6, 8, 5))
     size = (3, 4) if known_size else (None, None)
@@ -58,7 +58,7 @@ def test_gradient(interpolation, jit_compile, known_size):
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 def test_the_forward_graph_has_no_more_than_it_needs(interpolation):
-    layer = Enlarge(2, interpolation)
+    layer = Upsample(2, interpolation)
     graph = tf.function(layer).get_concrete_function(tf.TensorSpec((1, 3, 4, 5))).graph
     kinds = {operation.type for operation in graph.get_operations()} - {"Placeholder", "Const", "Identity", "IdentityN"}
     assert kinds == ({"ConcatV2", "DepthToSpace"} if interpolation == "nearest" else {"ResizeBilinear"})
@@ -66,13 +66,13 @@ def test_the_forward_graph_has_no_more_than_it_needs(interpolation):
 
 def test_nearest_takes_powers_of_two():
     with pytest.raises(ValueError, match="power of two"):
-        Enlarge(6, "nearest")
-    assert Enlarge(1, "nearest")(tf.zeros((1, 2, 3, 4))).shape == (1, 2, 3, 4)
+        Upsample(6, "nearest")
+    assert Upsample(1, "nearest")(tf.zeros((1, 2, 3, 4))).shape == (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 def test_mixed_precision_interpolates_in_float32(interpolation):
-    layer = Enlarge(2, interpolation, dtype="mixed_float16")
+    layer = Upsample(2, interpolation, dtype="mixed_float16")
     x = tf.cast(tf.random.normal((1, 3, 4, 5)), tf.float16)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -80,7 +80,7 @@ def test_mixed_precision_interpolates_in_float32(interpolation):
         # Four of these make a gradient near the end of float16's range.
         total = tf.reduce_sum(tf.cast(y, tf.float32)) * 12_000
     assert y.dtype == tf.float16
-    expected = Enlarge(2, interpolation)(tf.cast(x, tf.float32))
+    expected = Upsample(2, interpolation)(tf.cast(x, tf.float32))
     np.testing.assert_array_equal(y, tf.cast(expected, tf.float16))
     gradient = tape.gradient(total, x)
     assert np.isfinite(gradient).all()
@@ -89,7 +89,7 @@ def test_mixed_precision_interpolates_in_float32(interpolation):
 
 def test_the_layer_is_saved_and_read(tmp_path):
     image = keras.Input((None, None, 5))
-    layer = Enlarge(4, "nearest", name="first")
+    layer = Upsample(4, "nearest", name="first")
     model = keras.Model(image, layer(image))
     assert model.output_shape == (None, None, None, 5)
     assert layer.compute_output_shape((2, 3, None, 5)) == (2, 12, None, 5)

@@ -252,8 +252,8 @@ def test_a_reason_cannot_write_to_the_terminal():
         (200, b'{"predictions": []}', "expected predictions of 1 images as JSON"),
         (200, b'{"predictions": [1]}', "expected predictions of 1 images as JSON"),
         (200, b'{"predictions": [{"scores": [[1], [1, 2]]}]}', "expected arrays of numbers"),
-        (200, b'{"predictions": [{"scores": [1.5, true]}]}', "expected finite numbers as scores"),
-        (200, b'{"predictions": [{"scores": [1.5, 1e39]}]}', "expected finite numbers as scores"),
+        (200, b'{"predictions": [{"scores": [1.5, true]}]}', "scores holds values that are not finite numbers"),
+        (200, b'{"predictions": [{"scores": [1.5, 1e39]}]}', "scores holds values that are not finite numbers"),
         (400, b'{"error": "bad"}', "INVALID_ARGUMENT: bad"),
         (400, b'{"error": {}}', "INVALID_ARGUMENT: HTTP status 400"),
         (302, b"", "UNKNOWN: HTTP status 302"),
@@ -271,7 +271,7 @@ def test_a_tensor_that_claims_to_be_huge():
     tensor = tf.make_tensor_proto(1.0)
     for size in (2**30, 2**31, 2**31, 2**31):
         tensor.tensor_shape.dim.add(size=size)
-        with pytest.raises(ServingError, match="Received: one of type 1 and shape"):
+        with pytest.raises(ServingError, match="Received: type 1, shape"):
             read_tensor(tensor)
 
 
@@ -321,7 +321,7 @@ def test_an_answer_without_end_is_cut_off(monkeypatch):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(ServingError, match="expected at most 1000 bytes"):
+        with Client(url) as client, pytest.raises(ServingError, match="it has more than 1000 bytes"):
             client.detect(b"x")
         thread.join()
 

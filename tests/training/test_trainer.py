@@ -1,4 +1,4 @@
-"""Training on a few drawn people: it learns, writes what it says, and can be repeated."""
+"""Training on a few synthetic people: it learns, writes what it says, and can be repeated."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Settings of a short training on four images of drawn people, of whom two keypoints count."""
+    """Settings of a short training on four images of synthetic people, of whom two keypoints count."""
     folder = tmp_path_factory.mktemp("people")
     write_dataset(folder, train=4, val=0, size=(96, 96), seed=0)
     content = json.loads((folder / "train.json").read_text())
@@ -205,11 +205,11 @@ def test_validation_sets_that_measure_nothing(config, tmp_path):
     for content, message in [
         (
             empty | {"annotations": [nobody]},
-            r"val.json: expected at least one person with labeled keypoints. Received: none in 1 images",
+            r"val.json: no person in 1 images has labeled keypoints",
         ),
         (
             empty | {"annotations": [nobody | {"keypoints": [1, 1, 2] * 2, "num_keypoints": 0}]},
-            r"val.json: expected at least one person with num_keypoints above 0. Received: none in 1 images",
+            r"val.json: no person in 1 images has num_keypoints above 0",
         ),
         ({"images": [], "annotations": []}, "at least one image. Received: an empty list"),
     ]:
@@ -218,7 +218,7 @@ def test_validation_sets_that_measure_nothing(config, tmp_path):
         with pytest.raises(InputError, match=message):
             train(config.model_copy(update={"data": data}), tmp_path / "run")
     data = config.data.model_copy(update={"val_annotations": tmp_path / "val.json"})
-    with pytest.raises(InputError, match=r"expected data.val_images beside data.val_annotations. Received: none"):
+    with pytest.raises(InputError, match=r"data.val_annotations needs data.val_images as well"):
         train(config.model_copy(update={"data": data}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -69,7 +69,7 @@ def _write_split(folder: Path, split: str, size, scenes) -> int:
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}") from error
     content = {
-        "info": {"description": f"Drawn people, {split}"},
+        "info": {"description": f"Synthetic people, {split}"},
         "images": images,
         "annotations": annotations,
         "categories": [
