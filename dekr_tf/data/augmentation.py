@@ -1,4 +1,7 @@
-"""Random rotation, scale, shift and flip of a training sample, as one transform (paper section 4.1)."""
+"""Random rotation, scale, shift and flip of a training sample, as one transform (paper section 4.1).
+
+Keras' augmentation layers transform images, boxes and masks, but no keypoints.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Enlarging feature maps."""
+"""Upsampling of feature maps."""
 
 import keras
 from keras import ops
@@ -10,6 +10,8 @@ from dekr_tf.layers.backend import upsample
 class Upsample(keras.layers.Layer):
     """Upsamples a map by a whole factor, in float32: float16 interpolation is a known source of NaN in training.
 
+    `keras.layers.UpSampling2D` interpolates in the compute dtype.
+
     Args:
         factor: of both sides; a whole number, for `nearest` a power of two.
         interpolation: `nearest`, or `bilinear` with half-pixel centers.
@@ -20,7 +22,7 @@ class Upsample(keras.layers.Layer):
     def __init__(self, factor, interpolation, **kwargs):
         super().__init__(**kwargs)
         if interpolation == "nearest" and factor & (factor - 1):
-            raise ValueError(f"nearest enlarging: expected a power of two. Received: {factor}")
+            raise ValueError(f"nearest upsampling: expected a power of two. Received: {factor}")
         self.factor = factor
         self.interpolation = interpolation
 

@@ -33,6 +33,8 @@ SUMMARIES = "tensorboard"
 class StopOnNan(keras.callbacks.Callback):
     """Ends the training with a `TrainingError` when a loss or a weight is not finite.
 
+    `keras.callbacks.TerminateOnNaN` looks at the total loss only, and at no weights.
+
     Args:
         output: the run's folder.
         progress: to say which checkpoint is good.
@@ -63,6 +65,9 @@ class StopOnNan(keras.callbacks.Callback):
 
 class RunFiles(keras.callbacks.Callback):
     """Measures, draws and writes at the end of every epoch, the state last: with it, all else of the epoch is there.
+
+    Keras' `ModelCheckpoint`, `CSVLogger` and `BackupAndRestore` know nothing of each other: a kill between two of them
+    leaves files of different epochs.
 
     Args:
         config: of the training.

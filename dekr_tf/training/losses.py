@@ -1,4 +1,8 @@
-"""The two losses of DEKR (paper section 3.2; lib/core/loss.py of the reference)."""
+"""The two losses of DEKR (paper section 3.2; lib/core/loss.py of the reference).
+
+Keras' losses average over the channels before they apply weights; these weights differ from channel to channel, and the
+offset loss is divided by the positives of the whole batch.
+"""
 
 from keras import ops
 

@@ -12,6 +12,8 @@ from dekr_tf.config import TrainingConfig
 class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """The rate of each step, from settings in epochs (paper section 4.1: drops by ten; warm-up and cosine are options).
 
+    Of Keras' schedules, `PiecewiseConstantDecay` has no warm-up, and the decay of `CosineDecay` begins only after it.
+
     Args:
         rate: the highest.
         steps_per_epoch: steps that make an epoch.

@@ -40,6 +40,8 @@ class Progress:
 def save_state(path: Path, model: PoseEstimator, progress: Progress) -> None:
     """Writes weights, optimizer and progress; a file that is there is replaced only by a whole one.
 
+    `keras.callbacks.BackupAndRestore` stores neither the log nor the best AP.
+
     Random numbers need no state: what is drawn depends on the seed, the epoch and the image alone.
     """
     arrays = {name: ops.convert_to_numpy(variable) for name, variable in _variables(model).items()}
