@@ -29,7 +29,7 @@ MODULES = {
 
 def register_with_keras() -> None:
     """Registers the stand-ins, now or when Keras is imported."""
-    if "keras" in sys.modules:
+    if sys.modules.get("keras"):
         _register()
     else:
         sys.meta_path.insert(0, _KerasFinder())
