@@ -268,8 +268,8 @@ def test_a_folder_that_the_server_would_not_find_is_refused(network, photos, tmp
 @pytest.mark.parametrize(
     ("artifact", "message"),
     [
-        (Artifact(graph="maps"), "expected the graph poses"),
-        (Artifact(graph="poses", precision="int8"), "expected the graph poses"),
+        (Artifact(graph="maps"), "is always the graph poses"),
+        (Artifact(graph="poses", precision="int8"), "is always the graph poses"),
         (Artifact(graph="poses", input_sizes=((64, 64), (96, 96))), "expected one input size"),
         (Artifact(graph="poses", input_sizes=((60, 64),)), "multiples of 32"),
     ],
