@@ -358,7 +358,7 @@ def test_what_needs_another_operator_is_refused():
             "tflite",
             "m.tflite",
             {"input_sizes": ((64, 64),), "graph": "maps", "flip": True},
-            "no flip test",
+            "cannot contain a flip test",
         ),
         ("onnx", "m.onnx", {"input_sizes": ((64, 64), (64, 96))}, "one input size, or none for any. Received: 2"),
         ("onnx", "m.onnx", {"precision": "float16"}, "expected float32.*Received: float16"),

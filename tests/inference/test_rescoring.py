@@ -173,7 +173,7 @@ def test_what_is_no_net(net, tmp_path):
         ({"version": None}, "Received: a file without version$"),
         ({"l2_bias": None, "l3_kernel": None}, "Received: a file without l2_bias, l3_kernel$"),
         ({"l2_bias": np.array(["0", "0"])}, "expected numbers as l2_bias. Received: <U1"),
-        ({"l2_bias": np.array([{}, None])}, "expected an .npz file"),
+        ({"l2_bias": np.array([{}, None])}, "this is no .npz file"),
         (
             {"l2_bias": np.zeros(3)},
             r"expected l2 to have 2 inputs and 3 outputs. Received: kernel \(2, 2\), bias \(3,\)",
