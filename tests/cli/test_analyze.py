@@ -34,7 +34,7 @@ TABLES = """\
 metric: coco, skeleton: pair
 labeled people: 1, poses: 1, matched: 1
 
-% of keypoints       good     jitter  inversion       swap       miss   labeled
+% of keypoints       good     jitter  inversion       swap       miss    labeled
 left                100.0        0.0        0.0        0.0        0.0          1
 right                 0.0      100.0        0.0        0.0        0.0          1
 all                  50.0       50.0        0.0        0.0        0.0          2
@@ -108,7 +108,7 @@ def test_poses_of_nobody(folder, capsys):
     [
         ([*RESULTS, "--plot", "chart.txt"], r"--plot: expected a file name in \.png, .*Received: chart\.txt"),
         ([*RESULTS, "--flip"], "beside --results. Received: --flip"),
-        (["--model", "m.keras"], "expected --images"),
+        (["--model", "m.keras"], "--model needs --images"),
         (["--results", "gone.json", "--config", "pair.yaml"], "cannot read results gone.json"),
         (["--results", "results.json"], "51 finite numbers"),
         ([*RESULTS, "--plot", "pair.yaml/chart.png"], "cannot write pair.yaml/chart.png"),

@@ -126,7 +126,7 @@ def test_bad_input(folder, tmp_path, capsys):
         ("evaluate", *model, *data, "--rescore", tmp_path / "other.npz", *output): other,
         ("evaluate", *model, *data, "--rescore", tmp_path / "gone.npz", *output): "gone.npz: No such file",
         ("evaluate", "--results", "r.json", *data[:2], "--rescore", "net.npz", *output): "Received: --rescore",
-        ("rescore", "collect", *model, *data[:2], *output): "expected --images",
+        ("rescore", "collect", *model, *data[:2], *output): "--model needs --images",
         ("rescore", "collect", *model, *data, "--config", tmp_path / "bare.yaml", *output): "Received: skeleton custom",
         ("rescore", "collect", *model, *data, "--output", folder / "val.json" / "p.npz"): "cannot write",
         ("rescore", "train", tmp_path / "gone.npz", *output): "cannot read poses",

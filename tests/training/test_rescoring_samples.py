@@ -87,7 +87,7 @@ def test_what_is_saved_is_loaded(tmp_path):
         ({"keypoints": np.zeros((3, 4, 3))}, r"expected keypoints \(N, 2, 3\) .* Received: keypoints \(3, 4, 3\)"),
         ({"oks": np.array([0, 0.5, 1.5])}, "and oks in 0..1"),
         ({"oks": np.array([0, 0.5, np.nan])}, "and oks in 0..1"),
-        ({"keypoints": np.full((3, 2, 3), np.inf)}, "expected finite keypoints"),
+        ({"keypoints": np.full((3, 2, 3), np.inf)}, "keypoints must be finite"),
         ({"version": np.array(2)}, "expected version 1. Received: 2"),
     ],
 )
