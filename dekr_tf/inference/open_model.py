@@ -66,7 +66,7 @@ def open_model(
         from dekr_tf.models import load_model
 
         model, sidecar = load_model(model, config)
-    elif hasattr(model, "sidecar"):  # A `PoseEstimator`.
+    elif _is_keras_model(model) and hasattr(model, "sidecar"):  # A `PoseEstimator`.
         model, sidecar = model.network, sidecar or model.sidecar
     elif sidecar is None:
         if config is None:

@@ -153,5 +153,5 @@ def test_another_network_is_refused(save, model, message):
 
 
 def test_one_source_of_weights():
-    with pytest.raises(ValueError, match=r"backbone_weights and training\.initial_weights exclude"):
+    with pytest.raises(ValueError, match=r"backbone_weights cannot be combined with training\.initial_weights"):
         Config(training={"backbone_weights": "a.keras", "initial_weights": "b.keras"})
