@@ -186,7 +186,7 @@ def test_without_poses_there_is_nothing_to_tell():
     analysis = analyze_errors(labels(FIRST), [], BODY)
     assert analysis.shares == dict.fromkeys(KINDS, 0.0)
     assert (analysis.matched, analysis.precision, set(analysis.corrected.values())) == (0, 0.0, {0.0})
-    with pytest.raises(InputError, match="no person in .* has labeled keypoints"):
+    with pytest.raises(InputError, match=r"no person in .* has labeled keypoints"):
         analyze_errors(labels(FIRST, hidden=[(0, index) for index in range(4)]), [], BODY)
 
 

@@ -60,7 +60,7 @@ def test_nothing_to_learn_from():
     pose = [0, 0, 0.9], [0, 100, 0.8]
     with pytest.raises(InputError, match=r"there are no poses in the 1 images with labeled people"):
         collect_samples(labels, [entry(2, *pose), entry(3, *pose)], STICK)
-    with pytest.raises(InputError, match="no person in .* has labeled keypoints"):
+    with pytest.raises(InputError, match=r"no person in .* has labeled keypoints"):
         collect_samples(labels[1:], [entry(2, *pose)], STICK)
     bare = KeypointSchema(name="bare", names=STICK.names)
     with pytest.raises(InputError, match=r"needs edges and normalization_edges\. Received: skeleton bare without"):
