@@ -155,7 +155,7 @@ def _candidates(detector, image):
     """What the network of a detector finds in an image of its input's size, without pose NMS."""
     keypoints, keypoint_scores, center_scores = detector.engine.run(detector.preprocessor(image)[0][0][None])
     found = center_scores[0] > 0
-    keypoints = np.concatenate([keypoints[0, found], keypoint_scores[0, found][..., None]], axis=-1)
-    poses = Poses(keypoints, keypoint_scores[0, found].mean(axis=1))
-    poses = discount_scores(poses, detector.decoder, detector.sidecar.schema.oks_sigmas)
+    keypoints, scores = keypoints[0, found], keypoint_scores[0, found]
+    scores = discount_scores(keypoints, scores, detector.decoder, detector.sidecar.schema.oks_sigmas)
+    poses = Poses(np.concatenate([keypoints, scores[..., None]], axis=-1), scores.mean(axis=1))
     return detector.rescoring_net.rescore(poses) if detector.rescoring_net else poses

@@ -334,6 +334,15 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _poses_have_a_size(self):
+        if self.decoder.keypoint_error and len(self.schema) == 1:
+            raise ValueError(
+                "decoder.keypoint_error needs a skeleton of two keypoints or more, whose poses have a size. "
+                f"Received: {self.decoder.keypoint_error}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_backbone_has_the_frozen_stages(self):
         stages = {"hrnet": 4, "efficientnet_lite0": 7}[self.model.backbone]
         if self.training.frozen_stages > stages:

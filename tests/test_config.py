@@ -124,6 +124,10 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
         ("decoder: {nms_distance: .inf}", "decoder.nms_distance: .*finite.*Received: inf$"),
         ("decoder: {center_threshold: .nan}", "decoder.center_threshold: .*finite.*Received: nan$"),
         ("decoder: {center_threshold: -1}", "decoder.center_threshold: .*Received: -1$"),
+        (
+            "{keypoints: {name: dot, names: [dot]}, decoder: {keypoint_error: 8}}",
+            "decoder.keypoint_error needs a skeleton of two keypoints or more, .*Received: 8.0$",
+        ),
         ("decoder: {max_people: 1000000000}", "decoder.max_people: .*Received: 1000000000$"),
         ("training: {seed: -1}", "training.seed: .*Received: -1$"),
         ("training: {seed: 4294967296}", "training.seed: .*Received: 4294967296$"),

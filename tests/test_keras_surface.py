@@ -70,6 +70,12 @@ def saved(tmp_path_factory):
     return model, path
 
 
+def test_a_model_to_evaluate_needs_no_optimizer(saved):
+    model = PoseEstimator(saved[0].network, saved[0].sidecar)
+    model.compile(None)
+    assert model.compiled and model.optimizer is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("imports", ["import dekr_tf, keras", "import keras, dekr_tf"])
 def test_keras_loads_a_model_after_the_import_alone(saved, imports):

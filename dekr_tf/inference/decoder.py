@@ -119,19 +119,23 @@ def kept_candidates(
     return indices[kept]
 
 
-def discount_scores(poses: Poses, config: DecoderConfig, oks_sigmas: Sequence[float]) -> Poses:
+def discount_scores(
+    keypoints: np.ndarray, keypoint_scores: np.ndarray, config: DecoderConfig, oks_sigmas: Sequence[float]
+) -> np.ndarray:
     """Multiplies keypoint scores by the similarity that `config.keypoint_error` leaves to expect; 0 changes nothing.
 
     Args:
-        poses: in pixels of the network's input.
+        keypoints: (N, K, 2) x, y in pixels of the network's input.
+        keypoint_scores: (N, K).
         config: of the model.
         oks_sigmas: K falloffs of the skeleton.
+
+    Returns:
+        (N, K), whose means are the pose scores.
     """
     if not config.keypoint_error:
-        return poses
-    keypoints = poses.keypoints.copy()
-    keypoints[..., 2] *= expected_similarity(keypoints, config.keypoint_error, oks_sigmas)
-    return Poses(keypoints, keypoints[..., 2].mean(axis=1))
+        return keypoint_scores
+    return keypoint_scores * expected_similarity(keypoints, config.keypoint_error, oks_sigmas)
 
 
 def find_centers(

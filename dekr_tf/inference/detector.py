@@ -210,4 +210,5 @@ class PoseDetector:
             poses = match_keypoints(
                 poses, heatmaps, max_peaks=self.decoder.max_people, border=self.decoder.match_border
             )
-        return discount_scores(poses, self.decoder, self.sidecar.schema.oks_sigmas)
+        scores = discount_scores(poses.xy, poses.keypoint_scores, self.decoder, self.sidecar.schema.oks_sigmas)
+        return Poses(np.concatenate([poses.xy, scores[..., None]], axis=-1), scores.mean(axis=1))

@@ -6,7 +6,13 @@ import cv2
 import numpy as np
 
 from dekr_tf.geometry import OUTPUT_STRIDE, invert
-from dekr_tf.inference.decoder import find_candidates, find_centers, kept_candidates, regress_keypoints
+from dekr_tf.inference.decoder import (
+    discount_scores,
+    find_candidates,
+    find_centers,
+    kept_candidates,
+    regress_keypoints,
+)
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.preprocessing import Placement
 
@@ -61,6 +67,7 @@ def inspect_photo(photo: np.ndarray, detector: PoseDetector, min_score: float) -
     finite = np.isfinite(regress_keypoints(offset, rows, columns)).all(axis=(1, 2))
     keypoints, keypoint_scores, center_scores = find_candidates(heatmap, offset, decoder)
     kept = kept_candidates(keypoints, keypoint_scores, center_scores, decoder)
-    kept = kept[keypoint_scores[kept].mean(axis=1) >= min_score]
+    scores = discount_scores(keypoints[kept], keypoint_scores[kept], decoder, detector.sidecar.schema.oks_sigmas)
+    kept = kept[scores.mean(axis=1) >= min_score]
     rows, columns = rows[finite][kept], columns[finite][kept]
     return Inspection(photo, pixels, placement, heatmap, rows, columns, placement.to_photo(keypoints[kept]))

@@ -1,5 +1,6 @@
 """A DEKR with its losses and settings, as a model that Keras trains, and that finds people and exports itself."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,8 +118,12 @@ class PoseEstimator(keras.Model):
         if optimizer == "auto":
             optimizer = adam(TrainingConfig().learning_rate)
         super().compile(optimizer, **kwargs)
-        # The model may be saved and loaded before its first step.
-        self.optimizer.build(self.trainable_variables)
+        if self.optimizer is None:
+            return
+        # The model may be saved and loaded before its first step. Keras builds the optimizer as late as that.
+        strategy = getattr(self, "distribute_strategy", None)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config):
         """As in Keras, which leaves models that override `compile` uncompiled."""
@@ -226,11 +231,7 @@ class PoseEstimator(keras.Model):
         return {name: value[None] for name, value in results.items()} if several_machines() else results
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Under a strategy, Keras would take the mean of the labels of all replicas, flags among them, to build what is
-        # built, and start the data set twice.
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        """Nothing is left to build. Keras would start the data set twice, and average labels over replicas."""
 
     def get_config(self):
         return {

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dekr_tf.config import Config
+from dekr_tf.config import Config, DecoderConfig
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.inspect_photo import inspect_photo
 from dekr_tf.sidecar import Sidecar
@@ -27,6 +27,9 @@ def test_people_are_where_the_network_sees_them():
     assert inspect_photo(photo, detector, 0.0).rows.tolist() == [4, 10]
     seen = inspect_photo(photo, detector, 0.1)
     assert (seen.rows.tolist(), seen.columns.tolist()) == ([4], [8])
+    # As in the detector, people whose box has no height have a score of 0 where keypoints err.
+    erring = sidecar.model_copy(update={"decoder": DecoderConfig(keypoint_error=1)})
+    assert not len(inspect_photo(photo, PoseDetector(two_people, erring, dense=True), 0.1).rows)
     # 200x128 is made 100x64, in the middle of 128x64: two pixels of the photo for one of the input.
     assert seen.pixels.shape == (64, 128, 3)
     np.testing.assert_allclose(seen.centers, [[(32 - 64) * 2 + 100, 32]])
