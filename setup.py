@@ -34,7 +34,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["dekr_tf*", "converters*"]),
-    package_data={"dekr_tf": ["py.typed"]},
+    package_data={"dekr_tf": ["py.typed", "presets/*"]},
     # For a device: decoding in NumPy and the LiteRT runtime, no TensorFlow.
     install_requires=[
         "numpy>=1.26",

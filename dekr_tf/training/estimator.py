@@ -23,8 +23,8 @@ from dekr_tf.models.supervised_offsets import SupervisedOffsets
 from dekr_tf.poses import Poses
 from dekr_tf.preprocessing import normalization
 from dekr_tf.sidecar import Artifact, Sidecar
+from dekr_tf.training.gradient_checkpointing import checkpointed
 from dekr_tf.training.losses import heatmap_loss, offset_loss
-from dekr_tf.training.recompute import recomputing
 
 if TYPE_CHECKING:
     from converters.verify import Comparison
@@ -79,7 +79,7 @@ class PoseEstimator(keras.Model):
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
         self.offset_mean = keras.metrics.Mean(name="offset_loss")
         # A function and not a model: Keras would save the layers under the name of whatever model it finds first.
-        self._forward_in_training = recomputing(network) if gradient_checkpointing else None
+        self._forward_in_training = checkpointed(network) if gradient_checkpointing else None
         self._supervised_offsets = SupervisedOffsets(network) if offset_cells == "supervised" else None
         self._detector = None
         self.built = True

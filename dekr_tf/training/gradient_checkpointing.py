@@ -1,4 +1,4 @@
-"""Training with less memory: what is inside a part of the network is computed again instead of kept."""
+"""Gradient checkpointing: the backward pass recomputes activations, which takes less memory than keeping them."""
 
 import itertools
 import re
@@ -30,8 +30,8 @@ def segments(network: keras.Model) -> list[keras.Model]:
     return [keras.Model(start, end) for start, end in itertools.pairwise(cuts)]
 
 
-def recomputing(network: keras.Model) -> Callable:
-    """The forward pass of training, of whose parts but the last only the inputs are kept for the gradient.
+def checkpointed(network: keras.Model) -> Callable:
+    """The forward pass of training that keeps only the inputs of each part but the last for the gradient.
 
     Args:
         network: of `build_dekr`.
@@ -50,13 +50,13 @@ def recomputing(network: keras.Model) -> Callable:
 
     def forward(inputs):
         for part in parts:
-            inputs = _recomputed(part, inputs)
+            inputs = _checkpointed_part(part, inputs)
         return last(inputs, training=True)
 
     return forward
 
 
-def _recomputed(part: keras.Model, inputs):
+def _checkpointed_part(part: keras.Model, inputs):
     # `keras.RematScope` fails in TensorFlow's graphs, and a second pass through a layer with a state would update the
     # moving statistics twice: so the passes are stateless, and the first one's statistics are assigned here.
     def forward(weights, statistics, inputs):

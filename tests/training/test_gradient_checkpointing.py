@@ -9,14 +9,14 @@ from dekr_tf.errors import InputError
 from dekr_tf.models import build_dekr
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.training.estimator import PoseEstimator
-from dekr_tf.training.recompute import segments
+from dekr_tf.training.gradient_checkpointing import segments
 
 CHANNELS = {"heatmap": 3, "heatmap_weight": 3, "offset": 4, "offset_weight": 4}
 
 pytestmark = pytest.mark.slow
 
 
-def test_recomputing_changes_nothing():
+def test_gradient_checkpointing_changes_nothing():
     config = Config(
         keypoints={"name": "two", "names": ["left", "right"]},
         model={"width": 2, "bottlenecks": 1, "modules": (1, 2, 1), "blocks": 1, "offset_head": {"block": "plain"}},
@@ -34,9 +34,9 @@ def test_recomputing_changes_nothing():
     maps = {name: generator.standard_normal((2, 16, 16, count), np.float32) for name, count in CHANNELS.items()}
     before = network.get_weights()
     results = []
-    for recompute in (False, True):
+    for checkpointing in (False, True):
         network.set_weights(before)
-        model = PoseEstimator(network, Sidecar.from_config(config), 1.0, 1.0, gradient_checkpointing=recompute)
+        model = PoseEstimator(network, Sidecar.from_config(config), 1.0, 1.0, gradient_checkpointing=checkpointing)
         # The update is the gradient.
         model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
         losses = model.train_on_batch(images, maps, return_dict=True)
