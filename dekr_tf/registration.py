@@ -20,6 +20,7 @@ MODULES = {
     "FusedBatchNorm": "dekr_tf.layers.batch_norm",
     "OrderKeypoints": "dekr_tf.models.dekr",
     "PoseEstimator": "dekr_tf.training.estimator",
+    "PoseNetwork": "dekr_tf.models.dekr",
     "ReadPoses": "dekr_tf.layers.read_poses",
     "ReplicaLossScale": "dekr_tf.training.optimizer",
     "SliceChannels": "dekr_tf.models.dekr",

@@ -17,7 +17,7 @@ from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.keypoints import COCO, KeypointSchema
 from dekr_tf.models import build_dekr
 from dekr_tf.registration import MODULES
-from dekr_tf.sidecar import read_sidecar
+from dekr_tf.sidecar import Sidecar, read_sidecar
 from dekr_tf.training.estimator import PoseEstimator
 
 ROOT = Path(__file__).parents[1]
@@ -86,10 +86,21 @@ def test_keras_loads_a_model_after_the_import_alone(saved, imports):
 
 
 @pytest.mark.slow
-def test_keras_loads_a_bare_network(saved, tmp_path):
-    saved[0].network.save(tmp_path / "network.keras")
-    program = "import dekr_tf, keras, sys; print(*keras.models.load_model(sys.argv[1]).output)"
-    assert run(program, tmp_path / "network.keras") == ["heatmap", "offset"]
+def test_a_bare_network_keeps_its_settings(saved, tmp_path):
+    path = tmp_path / "network.keras"
+    saved[0].network.save(path)
+    assert read_sidecar(path) == saved[0].sidecar
+    program = (
+        "import dekr_tf, keras, sys; network = keras.models.load_model(sys.argv[1]);"
+        "print(*network.output, network.sidecar.input_size, dekr_tf.PoseDetector(network).sidecar.schema.name)"
+    )
+    assert run(program, path) == ["heatmap", "offset", "64", "pair"]
+
+
+@pytest.mark.slow
+def test_a_new_network_has_the_settings_that_it_was_built_with():
+    network = build_dekr(schema=PAIR, **tiny_hrnet(4))
+    assert network.sidecar == Sidecar.from_config(Config(keypoints=PAIR.to_dict(), model=tiny_hrnet(4)))
 
 
 @pytest.mark.slow

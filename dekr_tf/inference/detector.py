@@ -48,7 +48,7 @@ class PoseDetector:
     Args:
         model: path of a model file, a name that `dekr weights` lists, a `PoseEstimator`, a Keras model, an engine or
             a function as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now.
-        sidecar: settings of a model that is not a file.
+        sidecar: settings of a model that brings none; files, `PoseEstimator` and the network of `build_dekr` do.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
             model was trained for. A model that takes fixed sizes gets the photo as large as fits into one of them.

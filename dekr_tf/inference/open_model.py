@@ -49,7 +49,7 @@ def open_model(
         model: path of a model: `.keras`, `.weights.h5`, `.weights.npz`, `.tflite`, `.onnx` or a SavedModel's folder;
             a `PoseEstimator`; a Keras model; or an engine, or a function as its `run`, of maps with `dense`, else of
             poses.
-        sidecar: settings of a model that is not a file; a file brings its own.
+        sidecar: settings of a model that brings none; files, `PoseEstimator` and the network of `build_dekr` do.
         config: of the experiment, where there is no sidecar.
         flip: with flip test.
         dense: the network gives whole maps, which are decoded in NumPy.
@@ -66,12 +66,14 @@ def open_model(
         from dekr_tf.models import load_model
 
         model, sidecar = load_model(model, config)
-    elif _is_keras_model(model) and hasattr(model, "sidecar"):  # A `PoseEstimator`.
-        model, sidecar = model.network, sidecar or model.sidecar
-    elif sidecar is None:
-        if config is None:
-            raise InputError("a model that is not a file needs a sidecar or a config")
-        sidecar = Sidecar.from_config(config)
+    else:
+        if sidecar is None and config is not None:
+            sidecar = Sidecar.from_config(config)
+        sidecar = sidecar or getattr(model, "sidecar", None)
+        if sidecar is None:
+            raise InputError("expected a sidecar or a config with a model that is no file and has no settings itself")
+        if _is_keras_model(model):
+            model = getattr(model, "network", model)  # Of a `PoseEstimator`.
     if _is_keras_model(model):
         if dense:
             return MapDecoder(KerasEngine(model, MAPS), sidecar, flip, heatmap), sidecar

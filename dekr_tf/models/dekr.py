@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from dekr_tf.config import ModelConfig, OffsetHeadConfig, parse_settings
+from dekr_tf.config import Config, ModelConfig, OffsetHeadConfig, parse_settings
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import COCO, KeypointSchema
 from dekr_tf.layers.adaptive_conv import AdaptiveConv2D
@@ -12,6 +12,7 @@ from dekr_tf.layers.branch_conv import BranchConv2D
 from dekr_tf.layers.resize import Upsample
 from dekr_tf.models.efficientnet import efficientnet_lite0, pyramid
 from dekr_tf.models.hrnet import basic_block, batch_norm, conv_bn, hrnet
+from dekr_tf.sidecar import Sidecar
 
 CHANNELS_PER_KEYPOINT = 15
 #: Of the last convolution of both heads, as in the reference: the first maps are close to zero.
@@ -34,12 +35,29 @@ def keypoint_channels(config: OffsetHeadConfig, schema: KeypointSchema) -> int:
     return (config.channels or CHANNELS_PER_KEYPOINT * len(schema)) // len(schema)
 
 
+@keras.saving.register_keras_serializable("dekr_tf")
+class PoseNetwork(keras.Model):
+    """A functional model that keeps the settings of inference, also in the file that Keras' `save` writes."""
+
+    sidecar: Sidecar
+
+    def get_config(self):
+        return {**super().get_config(), "sidecar": self.sidecar.model_dump(mode="json", exclude_none=True)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        functional = {key: value for key, value in config.items() if key != "sidecar"}
+        model = super().from_config(functional, custom_objects)
+        model.sidecar = Sidecar(**config["sidecar"])
+        return model
+
+
 def build_dekr(
     config: ModelConfig | None = None,
     schema: KeypointSchema = COCO,
     image_size: tuple[int | None, int | None] = (None, None),
     **settings,
-) -> keras.Model:
+) -> PoseNetwork:
     """Builds the network: `build_dekr(width=32, schema=COCO)`, or with the settings of an experiment.
 
     Args:
@@ -51,7 +69,8 @@ def build_dekr(
     Returns:
         A functional model from `image` (B, H, W, 3), normalized RGB, to a dict of float32 maps at stride 4:
         `heatmap` (B, H / 4, W / 4, K + 1), keypoint scores around 0..1 with the center last, and `offset`
-        (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels.
+        (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels. Its `sidecar` has the network's settings
+        and otherwise the defaults.
 
     Raises:
         InputError: a setting does not fit, or Keras' settings are not those that the network needs.
@@ -73,7 +92,9 @@ def build_dekr(
         features = layers.Identity(name="features")(features)
     heatmap = _heatmap_head(features, config.heatmap_width, len(schema))
     offset = _offset_head(features, config.offset_head, schema)
-    return keras.Model(image, {"heatmap": heatmap, "offset": offset}, name="dekr")
+    network = PoseNetwork(image, {"heatmap": heatmap, "offset": offset}, name="dekr")
+    network.sidecar = Sidecar.from_config(Config(keypoints=schema.to_dict(), model=config))
+    return network
 
 
 def build_backbone(config: ModelConfig) -> keras.Model:

@@ -22,13 +22,15 @@ WHOLE, WEIGHTS, COMPACT = ".keras", ".weights.h5", ".weights.npz"
 def save_model(model: keras.Model, path: str | Path, sidecar: Sidecar | None = None) -> None:
     """Writes a model as `.keras` (whole), `.weights.h5` (weights only) or `.weights.npz` (weights in float16).
 
-    The sidecar lies beside the file, and inside it where the weights are `.weights.npz`.
+    The sidecar becomes the model's, and lies beside the file; `.keras` and `.weights.npz` hold it inside as well.
 
     Raises:
         InputError: another suffix, the file cannot be written, a `.weights.npz` without a sidecar, or with a weight
             that float16 cannot hold.
     """
     check_suffix(path)
+    if sidecar is not None:
+        model.sidecar = sidecar
     compact = str(path).endswith(COMPACT)
     with atomic_output(path) as temporary:
         if compact:
@@ -83,6 +85,7 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
         raise InputError(
             f"{path}: skeleton {sidecar.schema.name} needs output channels {expected}. Received: {received}"
         )
+    model.sidecar = sidecar
     return model, sidecar
 
 

@@ -46,7 +46,7 @@ class PoseEstimator(keras.Model):
 
     Args:
         network: of `build_dekr`.
-        sidecar: the settings that inference needs.
+        sidecar: the settings that inference needs; by default those of the network, which get these.
         heatmap_weight: factor of the heatmap loss in the total.
         offset_weight: factor of the offset loss.
         targets: how to draw target maps.
@@ -58,7 +58,7 @@ class PoseEstimator(keras.Model):
     def __init__(
         self,
         network: keras.Model,
-        sidecar: Sidecar,
+        sidecar: Sidecar | None = None,
         heatmap_weight: float = 1.0,
         offset_weight: float = 0.03,
         *,
@@ -70,7 +70,7 @@ class PoseEstimator(keras.Model):
         # The policy of the network tells `compile` whether to scale the loss; the layers cast their inputs themselves.
         super().__init__(**{"dtype": network.dtype_policy, "autocast": False, **kwargs})
         self.network = network
-        self.sidecar = sidecar
+        self.sidecar = network.sidecar = sidecar or network.sidecar
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.targets = targets or TargetConfig()
