@@ -111,7 +111,7 @@ def read_sidecar(model: str | Path) -> Sidecar:
     if exists(path):
         values = read_json(path, "sidecar")
     else:
-        values = _embedded(model)
+        values = embedded_settings(model)
         if values is None:
             raise InputError(f"{model} has no sidecar; expected its settings in {path}")
     if not isinstance(values, dict) or values.get("version") != VERSION:
@@ -120,8 +120,8 @@ def read_sidecar(model: str | Path) -> Sidecar:
     return parse_settings(Sidecar, values, f"sidecar {path}")
 
 
-def _embedded(model) -> Any:
-    """The sidecar that a file carries, or None."""
+def embedded_settings(model: str | Path) -> Any:
+    """The content of the sidecar that a file carries, unchecked; None where there is none."""
     try:
         with zipfile.ZipFile(model) as archive:
             if KERAS_CONFIG in archive.namelist():

@@ -30,6 +30,7 @@ VERBS = (
     "weights",
     "export",
     "serve-client",
+    "web",
     "benchmark",
     "data",
 )

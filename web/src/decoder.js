@@ -80,8 +80,14 @@ export function findCenters(heatmap, settings) {
   return centers.sort((a, b) => b.score - a.score).slice(0, settings.max_people);
 }
 
-/** The candidates in the outputs of the graph `poses`; places that it left empty are candidates of score 0. */
-export function candidatesOf({ keypoints, keypoint_scores: scores, center_scores: centers }) {
+/**
+ * The candidates in the outputs of the graph `poses`; places that it left empty are candidates of score 0.
+ *
+ * @param {Float32Array} keypoints - (N, K, 2)
+ * @param {Float32Array} scores - (N, K)
+ * @param {Float32Array} centers - (N)
+ */
+export function candidatesOf(keypoints, scores, centers) {
   const count = scores.length / centers.length;
   return Array.from(centers, (center, index) => ({
     center,
