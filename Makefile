@@ -1,5 +1,5 @@
-# make demo, test, lint, docs: each sets up .venv first if necessary. make PYTHON=python3.12 chooses the interpreter of
-# a new .venv; make clean removes everything that make created.
+# make demo, test, test-web, lint, docs: each sets up .venv first if necessary. make PYTHON=python3.12 chooses the
+# interpreter of a new .venv; make clean removes everything that make created.
 
 PYTHON ?= python3
 # We need PyTorch only to write the reference's checkpoints and to test training on it, so a build without CUDA will do;
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
-.PHONY: test test-fast lint docs demo fuzz clean
+.PHONY: test test-fast test-web lint docs demo fuzz clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -22,6 +22,15 @@ test: $(STAMP)
 # What needs no network that is built, trained, exported or served: about a minute.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow"
+
+# The JavaScript, and the page in Chromium; build/web then has its screenshots.
+test-web: $(STAMP)
+	@for program in node npm chromium; do command -v $$program >/dev/null || { \
+		echo "note: $$program is missing; skipping the tests of the page (on Debian: apt install nodejs npm chromium)"; \
+		exit 0; }; done; \
+	set -e; rm -rf build/web; $(BIN)/python web/tests/prepare.py build/web; cd web; \
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; \
+	WEB_TEST_DATA=$(CURDIR)/build/web PYTHON=$(CURDIR)/$(BIN)/python CHROMIUM=$$(command -v chromium) npm test
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -50,7 +59,7 @@ fuzz: $(STAMP)
 	$(BIN)/python fuzz/fuzz_checkpoints.py $(FUZZ_SECONDS)
 
 clean:
-	rm -rf .venv demo site build dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo site build web/node_modules dist dekr_tf.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.py pyproject.toml constraints.txt

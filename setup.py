@@ -17,7 +17,6 @@ TRAIN = [
     "filelock>=3.12",
     "keras>=3.12,<4",
     "matplotlib>=3.8",
-    "platformdirs>=4",
     "pycocotools>=2.0.8",
     "tensorboard>=2.20",
 ]
@@ -33,12 +32,15 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["dekr_tf*", "converters*"]),
-    package_data={"dekr_tf": ["py.typed", "presets/*"]},
+    packages=[*find_packages(include=["dekr_tf*", "converters*"]), "dekr_tf.web"],
+    # In a checkout the page of `dekr web` lies at the top; `cli.web_site.web_folder` knows both places.
+    package_dir={"dekr_tf.web": "web"},
+    package_data={"dekr_tf": ["py.typed", "presets/*"], "dekr_tf.web": ["package*.json", "page/*", "src/*"]},
     # For a device: decoding in NumPy and the LiteRT runtime, no TensorFlow.
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.9",
+        "platformdirs>=4",
         "pydantic>=2.8",
         "pyyaml>=6",
         "tqdm>=4.66",

@@ -43,6 +43,7 @@ NOT_RUN = {
     "KERAS_BACKEND": "a process has one backend; see tests/training/test_keras_training.py",
     "--serving": "see tests/serving",
     "serve-client": "see tests/serving",
+    "dekr web": "npm may be missing; see tests/cli/test_web.py and make test-web",
 }
 
 #: Arguments that would take long.

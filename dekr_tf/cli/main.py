@@ -40,7 +40,6 @@ TIERS = {
     "filelock": "train",
     "keras": "train",
     "matplotlib": "train",
-    "platformdirs": "train",
     "pycocotools": "train",
     "tensorboard": "train",
     "tensorflow": "train",

@@ -3,8 +3,9 @@
   dekr web --model model.tflite                   serves the page on this machine: open http://localhost:8000
   dekr web --model model.tflite --output site/    writes it as a static site, for any web server
 
-The page runs the model itself, with LiteRT.js, which npm installs when the site is written. Two models may be given, of
-the graphs `poses` and `maps`: a browser with WebGPU takes `maps`, any other one `poses`. The page is served until ctrl-C.
+The page runs the model itself, with LiteRT.js, which npm installs when the site is written. You may give two models,
+one with the graph `poses` and one with `maps`: browsers with WebGPU take `maps`, others `poses`. Ctrl-C stops the
+server.
 """
 
 import argparse

@@ -73,9 +73,9 @@ def write_site(models: dict[str, Path], output: Path) -> None:
 
 
 def web_folder() -> Path:
-    """The folder `web` of the project: beside the package in a checkout, inside it where it is installed."""
+    """The folder `web` of the project: inside the package where it is installed, beside it in a checkout."""
     package = Path(dekr_tf.__file__).parent
-    return next(folder for folder in (package.parent / "web", package / "web") if (folder / "page").is_dir())
+    return next(folder for folder in (package / "web", package.parent / "web") if (folder / "page").is_dir())
 
 
 def npm_packages(source: Path) -> Path:

@@ -149,7 +149,6 @@ def test_a_missing_module_of_our_own_is_a_mistake_of_the_program(monkeypatch, mo
         ("pycocotools", ["evaluate", "--results", "a.json", "--annotations", "b.json"]),
         ("keras", ["info", "--config", "a.yaml"]),
         ("tensorflow", ["info", "--config", "a.yaml"]),
-        ("platformdirs", ["weights"]),
     ],
 )
 def test_a_verb_without_its_package(tmp_path, package, words):

@@ -1,0 +1,7 @@
+import { pathToFileURL } from 'node:url';
+
+/** The folder that prepare.py wrote; null without it. */
+export const DATA = process.env.WEB_TEST_DATA ? pathToFileURL(`${process.env.WEB_TEST_DATA}/`) : null;
+
+/** Options of a test that needs the folder. */
+export const withData = { skip: DATA ? false : 'WEB_TEST_DATA names no folder that prepare.py wrote; make test-web does' };
