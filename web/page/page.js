@@ -51,7 +51,7 @@ async function follow(video, name, signal) {
       Object.assign(frame, { width: video.videoWidth, height: video.videoHeight });
     }
     context.drawImage(video, 0, 0);
-    const poses = await detector.detect(frame);
+    const poses = await detector.detect(context.getImageData(0, 0, frame.width, frame.height));
     if (signal.aborted) return;
     view.showFrameRate();
     view.show(frame, poses, name);

@@ -8,7 +8,8 @@ const WINDOW = 2000;
 /** What the page shows: the picture with its people, messages, and numbers. */
 export class View {
   constructor(document) {
-    this.elements = Object.fromEntries([...document.querySelectorAll('[id]')].map((each) => [camelCase(each.id), each]));
+    const elements = [...document.querySelectorAll('[id]')];
+    this.elements = Object.fromEntries(elements.map((element) => [camelCase(element.id), element]));
     this.context = this.elements.picture.getContext('2d');
     this.shown = null;
     this.frames = [];
@@ -18,10 +19,21 @@ export class View {
 
   showModel({ accelerator, threads, settings, skeleton }, name) {
     this.skeleton = skeleton;
+    this.clear();
     const { graph, precision } = settings.artifact;
     this.elements.modelName.textContent = `${name}: ${skeleton.names.length} keypoints, ${precision}, graph ${graph}`;
     const processor = threads > 1 ? `WASM, ${threads} threads` : 'WASM, 1 thread';
     this.elements.device.textContent = accelerator === 'webgpu' ? 'WebGPU' : processor;
+  }
+
+  /** Takes away the picture and its people. */
+  clear() {
+    this.shown = null;
+    this.elements.save.disabled = true;
+    this.elements.placeholder.hidden = false;
+    this.elements.picture.hidden = true;
+    this.elements.people.replaceChildren();
+    this.elements.count.textContent = '';
   }
 
   /**

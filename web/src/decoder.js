@@ -36,7 +36,8 @@ export function findCandidates(heatmap, offsetsAt, settings, mirrored) {
   let poses = regressKeypoints(offsetsAt, centers);
   if (mirrored) {
     const last = heatmap.width - 1;
-    const others = regressKeypoints(mirrored.offsetsAt, centers.map(({ row, column }) => ({ row, column: last - column })));
+    const mirroredCells = centers.map(({ row, column }) => ({ row, column: last - column }));
+    const others = regressKeypoints(mirrored.offsetsAt, mirroredCells);
     poses = poses.map((pose, index) =>
       pose.map(({ x, y }, k) => {
         const other = others[index][mirrored.flipIndices[k]];
@@ -126,7 +127,8 @@ export function selectPoses(candidates, settings, oksSigmas) {
   const poses = keptCandidates(candidates, settings).map((index) => asPose(candidates[index].keypoints));
   const sorted = bestFirst(poses);
   if (!settings.keypoint_error) return sorted;
-  return bestFirst(sorted.map(({ keypoints }) => asPose(discountScores(keypoints, settings.keypoint_error, oksSigmas))));
+  const discount = ({ keypoints }) => asPose(discountScores(keypoints, settings.keypoint_error, oksSigmas));
+  return bestFirst(sorted.map(discount));
 }
 
 /** Multiplies keypoint scores by the OKS to expect with errors of `keypointError` pixels along each axis. */

@@ -30,7 +30,9 @@ export function drawPoses(context, poses, skeleton) {
   context.translate(0.5, 0.5);
   context.lineCap = 'round';
   // The best on top.
-  for (let person = poses.length - 1; person >= 0; person--) drawPerson(context, poses[person], person, skeleton, sides);
+  for (let person = poses.length - 1; person >= 0; person--) {
+    drawPerson(context, poses[person], person, skeleton, sides);
+  }
   context.restore();
 }
 

@@ -13,13 +13,15 @@ export class LiteRtEngine {
    * @throws {InputError} LiteRT.js cannot run it
    */
   static async open(bytes, artifact, wasm) {
-    const { threads } = await (runtime ??= load(wasm));
+    runtime ??= load(wasm);
+    const { liteRtWasm } = await runtime;
     if (artifact.graph === 'maps' && (await navigator.gpu?.requestAdapter())) {
       const engine = await openOnGpu(bytes, artifact);
       if (engine) return engine;
     }
     try {
-      return new LiteRtEngine(await loadAndCompile(bytes, { accelerator: 'wasm' }), artifact, 'wasm', threads);
+      const model = await loadAndCompile(bytes, { accelerator: 'wasm' });
+      return new LiteRtEngine(model, artifact, 'wasm', liteRtWasm.getThreadCount());
     } catch (error) {
       throw new InputError(`expected a model that LiteRT.js can run. Received: ${reason(error)}`);
     }
@@ -58,19 +60,17 @@ export class LiteRtEngine {
 async function load(wasm) {
   if (globalThis.crossOriginIsolated) {
     try {
-      await loadLiteRt(wasm, { threads: true });
-      return { threads: navigator.hardwareConcurrency };
+      return await loadLiteRt(wasm, { threads: true });
     } catch {
       // Safari, for one, lacks the instructions that the build with threads needs.
     }
   }
   try {
-    await loadLiteRt(wasm);
+    return await loadLiteRt(wasm);
   } catch (error) {
     runtime = undefined;
     throw new InputError(`expected LiteRT.js's WASM files in ${wasm}. Received: ${reason(error)}`);
   }
-  return { threads: 1 };
 }
 
 async function openOnGpu(bytes, artifact) {
@@ -82,8 +82,10 @@ async function openOnGpu(bytes, artifact) {
     const [height, width] = artifact.input_sizes[0];
     const Pixels = artifact.input_type === 'uint8' ? Uint8Array : Float32Array;
     // Some operators fail only when they run.
-    if (model.isFullyAccelerated) await engine.run(new Pixels(height * width * 3), [height, width]);
-    if (model.isFullyAccelerated) return engine;
+    if (model.isFullyAccelerated) {
+      await engine.run(new Pixels(height * width * 3), [height, width]);
+      return engine;
+    }
   } catch (error) {
     console.warn('The network cannot run on WebGPU:', error);
   }

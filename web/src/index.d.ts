@@ -30,7 +30,14 @@ export interface Skeleton {
 }
 
 /** What can be looked at: a file, the pixels, or what a page shows. */
-export type Photo = Blob | ImageData | HTMLImageElement | HTMLVideoElement | HTMLCanvasElement | ImageBitmap;
+export type Photo =
+  | Blob
+  | ImageData
+  | HTMLImageElement
+  | HTMLVideoElement
+  | HTMLCanvasElement
+  | OffscreenCanvas
+  | ImageBitmap;
 
 /** Finds the people in photos with a `.tflite` file of `dekr export`, as `dekr_tf.PoseDetector` does in Python. */
 export class PoseDetector {
@@ -41,7 +48,7 @@ export class PoseDetector {
    * the page is cross-origin isolated.
    *
    * @param model URL of the file, or its content.
-   * @param options.wasm URL of the folder with LiteRT.js's WASM files (`node_modules/@litertjs/core/wasm/`). LiteRT.js is
+   * @param options.wasm URL of the folder with LiteRT.js's WASM files (`node_modules/@litertjs/core/wasm/`), which are
    *   loaded once for the page.
    * @throws InputError: the file is missing, damaged or not of `dekr export`, or LiteRT.js cannot run it.
    */

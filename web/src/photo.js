@@ -5,8 +5,7 @@ let canvas;
 /**
  * The pixels of a photo or of a video's current frame.
  *
- * @param {Blob | ImageData | HTMLImageElement | HTMLVideoElement | HTMLCanvasElement | ImageBitmap} source - a file is
- *   turned upright as its EXIF entry says
+ * @param {import('./index.d.ts').Photo} source - a file is turned upright as its EXIF entry says
  * @returns {Promise<ImageData>} RGBA
  * @throws {InputError} the browser cannot decode it
  */
@@ -15,7 +14,7 @@ export async function readPixels(source) {
   if (source instanceof Blob) return readPixels(await decode(source));
   const width = source.videoWidth ?? source.naturalWidth ?? source.width;
   const height = source.videoHeight ?? source.naturalHeight ?? source.height;
-  if (!width || !height) throw new InputError('expected a photo or video that has loaded. Received: one without pixels');
+  if (!width || !height) throw new InputError('expected a photo or video with pixels. Received: one that has not loaded');
   canvas ??= new OffscreenCanvas(width, height);
   // Setting a size clears the canvas, which a source with transparent parts needs.
   Object.assign(canvas, { width, height });

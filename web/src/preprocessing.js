@@ -29,9 +29,8 @@ export class Placement {
 /** The placement in the smallest of the network's inputs in which a photo can be largest. */
 export function bestFit(photoSize, sizes) {
   const area = ({ size: [height, width] }) => height * width;
-  return sizes
-    .map((size) => new Placement(photoSize, size))
-    .reduce((best, other) => (other.zoom > best.zoom || (other.zoom === best.zoom && area(other) < area(best)) ? other : best));
+  const placements = sizes.map((size) => new Placement(photoSize, size));
+  return placements.sort((a, b) => b.zoom - a.zoom || area(a) - area(b))[0];
 }
 
 /**

@@ -48,6 +48,5 @@ function dense({ shape: [height, width, channels], cells }) {
 
 function lookUp(offset) {
   const { data, width, channels } = dense(offset);
-  return (cells) =>
-    cells.map(({ row, column }) => data.subarray((row * width + column) * channels, (row * width + column + 1) * channels));
+  return (cells) => cells.map(({ row, column }) => data.slice((row * width + column) * channels).slice(0, channels));
 }

@@ -4,4 +4,4 @@ import { pathToFileURL } from 'node:url';
 export const DATA = process.env.WEB_TEST_DATA ? pathToFileURL(`${process.env.WEB_TEST_DATA}/`) : null;
 
 /** Options of a test that needs the folder. */
-export const withData = { skip: DATA ? false : 'WEB_TEST_DATA names no folder that prepare.py wrote; make test-web does' };
+export const withData = { skip: DATA ? false : 'needs WEB_TEST_DATA, a folder that prepare.py wrote' };

@@ -192,3 +192,35 @@ test('the graph maps runs on WebGPU', withData, async () => {
   assert.equal(await page.textContent('#model-name'), 'maps.tflite: 4 keypoints, float32, graph maps');
   assertPosesEqual(await findPoses(page, 'wide.jpg'), expected.maps['wide.jpg'], POSES);
 });
+
+test('on a static site without headers, the network runs on one thread', withData, async () => {
+  const page = await open(await serve('-m', 'http.server', '0', '--bind', '127.0.0.1', '--directory', path('site')));
+  assert.equal(await page.textContent('#device'), 'WASM, 1 thread');
+  assertPosesEqual(await findPoses(page, 'wide.jpg'), expected.float32['wide.jpg'], POSES);
+  assert.deepEqual(page.elsewhere, []);
+});
+
+test('another page uses the package as the documentation says', withData, async () => {
+  const page = await open(server);
+  const [, snippet] = /```js\n(.*?)```/s.exec(readFileSync(new URL('docs/web.md', ROOT), 'utf-8'));
+  const html = readFileSync(new URL('web/page/index.html', ROOT), 'utf-8');
+  const [importMap] = /<script type="importmap">.*?<\/script>/s.exec(html);
+  const body = `<!doctype html>${importMap}<img src="wide.jpg"><canvas width="424" height="300"></canvas>
+    <script type="module">await document.querySelector('img').decode();
+    ${snippet}
+    window.poses = poses;</script>`;
+  await page.route('**/other.html', (route) => route.fulfill({ contentType: 'text/html', body }));
+  await page.route('**/wide.jpg', (route) => route.fulfill({ path: path('wide.jpg') }));
+  await page.route('**/model.tflite', (route) => route.fulfill({ path: path('float32.tflite') }));
+  await page.route('**/node_modules/@litertjs/core/wasm/*', (route) =>
+    route.continue({ url: route.request().url().replace('node_modules/@litertjs/core', 'litert') }),
+  );
+  await page.goto(`${server}other.html`);
+  await page.waitForFunction(() => window.poses);
+  assertPosesEqual(await page.evaluate(() => window.poses), expected.float32['wide.jpg'], POSES);
+  const drawn = await page.evaluate(() => {
+    const { data } = document.querySelector('canvas').getContext('2d').getImageData(0, 0, 424, 300);
+    return data.some((value) => value > 0);
+  });
+  assert.ok(drawn);
+});

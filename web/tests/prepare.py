@@ -19,6 +19,7 @@ import numpy as np
 
 from converters import verify
 from converters.export import export_model, synthetic_photos
+from dekr_tf.cli.web_site import check_models, write_site
 from dekr_tf.config import Config
 from dekr_tf.files.images import write_image
 from dekr_tf.inference.detector import PoseDetector
@@ -117,6 +118,7 @@ def main(folder: Path) -> None:
             ]
             for photo in photos
         }
+    write_site(check_models([folder / "float32.tflite"]), folder / "site")
     content = (folder / "float32.tflite").read_bytes()
     (folder / "without_settings.tflite").write_bytes(content[: content.index(b"PK\3\4")])
     (folder / "broken.jpg").write_bytes(b"no picture")
