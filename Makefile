@@ -23,14 +23,15 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow"
 
-# The JavaScript, and the page in Chromium; build/web then has its screenshots.
+# The JavaScript, and the page in Chromium. Screenshots come to lie in build/web.
 test-web: $(STAMP)
 	@for program in node npm chromium; do command -v $$program >/dev/null || { \
 		echo "note: $$program is missing; skipping the tests of the page (on Debian: apt install nodejs npm chromium)"; \
 		exit 0; }; done; \
-	set -e; rm -rf build/web; $(BIN)/python web/tests/prepare.py build/web; cd web; \
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; \
-	WEB_TEST_DATA=$(CURDIR)/build/web PYTHON=$(CURDIR)/$(BIN)/python CHROMIUM=$$(command -v chromium) npm test
+	set -e; export DEKR_TF_CACHE=$(CURDIR)/build/web_cache PYTHON=$(abspath $(BIN))/python; \
+	export WEB_TEST_DATA=$(CURDIR)/build/web CHROMIUM=$$(command -v chromium); \
+	rm -rf $$WEB_TEST_DATA; $$PYTHON web/tests/prepare.py $$WEB_TEST_DATA; \
+	cd web; npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; npm test
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -70,6 +70,7 @@ async function showVideo(chosen, signal) {
 async function showCamera(signal) {
   const video = await openCamera(signal);
   camera.setAttribute('aria-pressed', 'true');
+  view.announce('The webcam is on.');
   signal.addEventListener('abort', () => camera.setAttribute('aria-pressed', 'false'));
   const [track] = video.srcObject.getTracks();
   track.addEventListener('ended', () => attempt(() => Promise.reject(new InputError('The camera was disconnected.'))));
