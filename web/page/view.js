@@ -32,6 +32,7 @@ export class View {
     this.elements.save.disabled = true;
     this.elements.placeholder.hidden = false;
     this.elements.picture.hidden = true;
+    this.elements.picture.setAttribute('aria-label', 'No picture yet');
     this.elements.people.replaceChildren();
     this.elements.count.textContent = '';
   }
@@ -73,7 +74,7 @@ export class View {
       item.style.setProperty('--color', personColor(index));
       const place = document.createElement('span');
       place.textContent = position(keypoints, this.shown.picture);
-      item.append(`Person ${index + 1}: ${score.toFixed(2)}`, place);
+      item.append(`Person ${index + 1}: ${score.toFixed(2)} `, place);
       return item;
     });
     this.elements.people.replaceChildren(...items);

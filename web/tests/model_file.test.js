@@ -11,7 +11,7 @@ const read = (name) => new Uint8Array(readFileSync(new URL(name, DATA)));
 test('settings and offset head are read from inside the file', withData, () => {
   const { settings, skeleton, head } = readModelFile(read('maps.tflite'));
   assert.equal(settings.decoder.keypoint_error, 2);
-  assert.deepEqual(settings.artifact.input_sizes, [[64, 96]]);
+  assert.deepEqual(settings.artifact.input_sizes, [[64, 96], [96, 64]]);
   assert.deepEqual(skeleton.edges, [[0, 1], [0, 2], [0, 3]]);
   assert.deepEqual(skeleton.flipPairs, [[1, 2]]);
   assert.equal(head.branches.length, 4);

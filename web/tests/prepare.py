@@ -39,9 +39,9 @@ CONFIG = Config(
     decoder={"keypoint_error": 2},
 )
 MODELS = {
-    "float32": {"graph": "poses", "input_sizes": ((64, 96), (96, 64))},
+    "float32": {"graph": "poses", "input_sizes": ((64, 96),)},
     "int8": {"graph": "poses", "input_sizes": ((64, 96),), "precision": "int8", "input_type": "uint8"},
-    "maps": {"graph": "maps", "input_sizes": ((64, 96),)},
+    "maps": {"graph": "maps", "input_sizes": ((64, 96), (96, 64))},
 }
 #: (height, width) of photos and of network inputs.
 LETTERBOXES = [((97, 131), (64, 96)), ((300, 200), (64, 96)), ((50, 75), (64, 64)), ((240, 424), (96, 64))]
