@@ -6,21 +6,14 @@ const GRID = [-1, 0, 1].flatMap((y) => [-1, 0, 1].map((x) => ({ y, x })));
 
 export class OffsetHead {
   /** @param {object} arrays - the content of offset_head.npz, see `fold_offset_head` in dekr_tf/models/folding.py */
-  constructor({ sizes, order, dilation, ...arrays }) {
-    this.order = order.data;
+  constructor(arrays) {
+    this.order = arrays.order.data;
     this.branches = [];
     let start = 0;
-    for (const size of sizes.data) {
-      const prefix = `branches${size}/`;
-      const named = Object.entries(arrays).filter(([name]) => name.startsWith(prefix));
-      const [count, channels] = arrays[`${prefix}final_kernel`].shape;
+    for (const size of arrays.sizes.data) {
+      const [count, channels] = arrays[`branches${size}/final_kernel`].shape;
       for (let index = 0; index < count; index++) {
-        const weights = {};
-        for (const [name, { data }] of named) {
-          const length = data.length / count;
-          weights[name.slice(prefix.length)] = data.subarray(index * length, (index + 1) * length);
-        }
-        this.branches.push({ start, channels, weights, dilation: dilation.data[0] });
+        this.branches.push({ start, channels, ...readBranch(arrays, `branches${size}/`, index) });
         start += channels;
       }
     }
@@ -47,57 +40,79 @@ export class OffsetHead {
   }
 }
 
+/** The weights of one branch of those under a prefix: of its blocks, and of the convolution behind them. */
+function readBranch(arrays, prefix, index) {
+  const weights = (name) => {
+    const { data, shape } = arrays[prefix + name];
+    const length = data.length / shape[0];
+    return data.subarray(index * length, (index + 1) * length);
+  };
+  const layer = (name, suffix) => ({ kernel: weights(`${name}kernel${suffix}`), bias: weights(`${name}bias${suffix}`) });
+  const blocks = [];
+  for (let block = 0; `${prefix}kernel${block}` in arrays; block++) {
+    const isAdaptive = `${prefix}offset_kernel${block}` in arrays;
+    const offset = isAdaptive ? layer('offset_', block) : null;
+    blocks.push({ ...layer('', block), offset, dilation: arrays.dilation.data[0] });
+  }
+  return { blocks, final: layer('final_', '') };
+}
+
 /** One branch on one map. What a block gives at a cell is computed once, however many cells need it. */
 class BranchEvaluation {
-  constructor(features, { start, channels, weights, dilation }) {
-    Object.assign(this, { features, start, channels, weights, dilation });
-    this.blocks = Object.keys(weights).filter((name) => name.startsWith('kernel')).length;
-    this.computed = Array.from({ length: this.blocks }, () => new Map());
+  constructor(features, branch) {
+    this.features = features;
+    this.branch = branch;
+    this.computed = branch.blocks.map(() => new Map());
   }
 
   offsets({ row, column }) {
-    const values = this.block(this.blocks - 1, row, column);
-    return product(values, this.weights.final_kernel, this.weights.final_bias);
+    const { blocks, final } = this.branch;
+    return product(this.block(blocks.length - 1, row, column), final.kernel, final.bias);
   }
 
   /** The output (C) of a block, or the features where `block` is -1, at a cell. */
   block(block, row, column) {
-    const cell = row * this.features.width + column;
+    const { blocks, channels } = this.branch;
     if (block < 0) {
-      const from = cell * this.features.channels + this.start;
-      return this.features.data.subarray(from, from + this.channels);
+      const from = this.position(row, column);
+      return this.features.data.subarray(from, from + channels);
     }
-    const computed = this.computed[block];
-    if (!computed.has(cell)) {
-      const adaptive = `offset_kernel${block}` in this.weights;
-      const taps = adaptive ? this.adaptiveTaps(block, row, column) : this.neighbors(block, row, column, this.dilation);
-      const values = product(taps, this.weights[`kernel${block}`], this.weights[`bias${block}`]);
-      const residual = this.block(block - 1, row, column);
-      computed.set(cell, values.map((value, channel) => Math.max(value + residual[channel], 0)));
+    const cell = this.position(row, column);
+    const known = this.computed[block].get(cell);
+    if (known) return known;
+    const { kernel, bias, dilation, offset } = blocks[block];
+    const taps = offset ? this.adaptiveTaps(block, row, column) : this.neighbors(block, row, column, dilation);
+    const values = product(taps, kernel, bias);
+    const residual = this.block(block - 1, row, column);
+    for (let channel = 0; channel < channels; channel++) {
+      values[channel] = Math.max(values[channel] + residual[channel], 0);
     }
-    return computed.get(cell);
+    this.computed[block].set(cell, values);
+    return values;
+  }
+
+  /** Where the branch's features of a cell begin. */
+  position(row, column) {
+    return (row * this.features.width + column) * this.features.channels + this.branch.start;
   }
 
   /** What enters a block at nine neighbors of a cell, zero outside the map: (9 C). */
   neighbors(block, row, column, distance) {
-    const values = new Float32Array(9 * this.channels);
-    GRID.forEach(({ y, x }, tap) => {
-      this.add(values, tap, 1, block - 1, row + distance * y, column + distance * x);
-    });
+    const values = new Float32Array(GRID.length * this.branch.channels);
+    for (let tap = 0; tap < GRID.length; tap++) {
+      this.add(values, tap, 1, block - 1, row + distance * GRID[tap].y, column + distance * GRID[tap].x);
+    }
     return values;
   }
 
   /** What enters a block at the nine taps of an adaptive convolution (paper section 3.1), bilinear: (9 C). */
   adaptiveTaps(block, row, column) {
     const { height, width } = this.features;
-    const near = this.neighbors(block, row, column, 1);
-    const [yy, yx, xy, xx, ty, tx] = product(
-      near,
-      this.weights[`offset_kernel${block}`],
-      this.weights[`offset_bias${block}`],
-    );
-    const values = new Float32Array(9 * this.channels);
-    GRID.forEach(({ y, x }, tap) => {
+    const { kernel, bias } = this.branch.blocks[block].offset;
+    const [yy, yx, xy, xx, ty, tx] = product(this.neighbors(block, row, column, 1), kernel, bias);
+    const values = new Float32Array(GRID.length * this.branch.channels);
+    for (let tap = 0; tap < GRID.length; tap++) {
+      const { y, x } = GRID[tap];
       // Positions beyond the frame of one cell around the map read nothing, and need not be larger than that.
       const tapY = clamp(row + yy * y + yx * x + ty, -1, height);
       const tapX = clamp(column + xy * y + xx * x + tx, -1, width);
@@ -109,7 +124,7 @@ class BranchEvaluation {
       this.add(values, tap, (1 - down) * right, block - 1, top, left + 1);
       this.add(values, tap, down * (1 - right), block - 1, top + 1, left);
       this.add(values, tap, down * right, block - 1, top + 1, left + 1);
-    });
+    }
     return values;
   }
 
@@ -117,20 +132,24 @@ class BranchEvaluation {
   add(values, tap, share, block, row, column) {
     const { height, width } = this.features;
     if (share === 0 || row < 0 || row >= height || column < 0 || column >= width) return;
-    const added = this.block(block, row, column);
-    const start = tap * this.channels;
-    for (let channel = 0; channel < this.channels; channel++) values[start + channel] += share * added[channel];
+    const { channels } = this.branch;
+    // A view of the features for each of the many taps that read them would take most of the time.
+    const added = block < 0 ? this.features.data : this.block(block, row, column);
+    const from = block < 0 ? this.position(row, column) : 0;
+    for (let channel = 0; channel < channels; channel++) {
+      values[tap * channels + channel] += share * added[from + channel];
+    }
   }
 }
 
 /** vector (N) @ kernel (N, M) + bias (M). */
 function product(vector, kernel, bias) {
-  const output = Float32Array.from(bias);
-  const count = output.length;
-  for (let input = 0; input < vector.length; input++) {
-    const value = vector[input];
-    if (value === 0) continue;
-    for (let index = 0; index < count; index++) output[index] += value * kernel[input * count + index];
+  const count = bias.length;
+  const output = new Float32Array(count);
+  for (let index = 0; index < count; index++) {
+    let sum = bias[index];
+    for (let input = 0; input < vector.length; input++) sum += vector[input] * kernel[input * count + index];
+    output[index] = sum;
   }
   return output;
 }

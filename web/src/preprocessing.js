@@ -87,7 +87,9 @@ export function normalize(pixels, mean, std) {
     const shift = f32(-f32(value) / f32(std[channel]));
     return Float32Array.from({ length: 256 }, (_, level) => f32(f32(level * scale) + shift));
   });
-  return Float32Array.from(pixels, (level, index) => tables[index % 3][level]);
+  const normalized = new Float32Array(pixels.length);
+  for (let index = 0; index < pixels.length; index++) normalized[index] = tables[index % 3][pixels[index]];
+  return normalized;
 }
 
 /** For each output pixel along an axis, the source pixel before it and how far it is on the way to the next one. */
