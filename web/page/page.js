@@ -13,7 +13,7 @@ let detector = null;
 let session = new AbortController();
 
 async function loadModel(source, name) {
-  view.announce('Loading the model …');
+  view.announce('Loading the model…');
   const opened = await PoseDetector.open(source, { wasm: WASM });
   detector?.close();
   detector = opened;
@@ -45,7 +45,7 @@ async function follow(video, name, signal) {
   const frame = new OffscreenCanvas(video.videoWidth, video.videoHeight);
   const context = frame.getContext('2d', { willReadFrequently: true });
   view.startClock();
-  while (await nextFrame(video, signal)) {
+  do {
     // A phone that is turned changes the size.
     if (frame.width !== video.videoWidth || frame.height !== video.videoHeight) {
       Object.assign(frame, { width: video.videoWidth, height: video.videoHeight });
@@ -55,8 +55,8 @@ async function follow(video, name, signal) {
     if (signal.aborted) return;
     view.showFrameRate();
     view.show(frame, poses, name);
-    view.announcePeopleNowAndThen();
-  }
+    if (!video.ended) view.announcePeopleNowAndThen();
+  } while (await nextFrame(video, signal));
 }
 
 async function showVideo(chosen, signal) {
@@ -103,7 +103,7 @@ async function attempt(action) {
 
 function open(chosen) {
   if (!chosen || !detector) return;
-  view.announce('Looking for people …');
+  view.announce('Looking for people…');
   attempt((signal) => (chosen.type.startsWith('video/') ? showVideo(chosen, signal) : showPhoto(chosen, signal)));
 }
 

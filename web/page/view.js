@@ -14,7 +14,7 @@ export class View {
     this.shown = null;
     this.frames = [];
     this.announced = 0;
-    this.elements.leastScore.addEventListener('input', () => this.draw());
+    this.elements.minScore.addEventListener('input', () => this.draw());
   }
 
   showModel({ accelerator, threads, settings, skeleton }, name) {
@@ -51,13 +51,13 @@ export class View {
   }
 
   get people() {
-    const leastScore = this.elements.leastScore.valueAsNumber;
-    return this.shown.poses.filter(({ score }) => score >= leastScore);
+    const minScore = this.elements.minScore.valueAsNumber;
+    return this.shown.poses.filter(({ score }) => score >= minScore);
   }
 
   draw() {
-    const { leastScore, leastScoreValue, picture, count } = this.elements;
-    leastScoreValue.textContent = leastScore.valueAsNumber.toFixed(2);
+    const { minScore, minScoreValue, picture, count } = this.elements;
+    minScoreValue.textContent = minScore.valueAsNumber.toFixed(2);
     if (!this.shown) return;
     const { width, height } = this.shown.picture;
     if (picture.width !== width || picture.height !== height) Object.assign(picture, { width, height });
