@@ -1,4 +1,4 @@
-"""List public weights, and bring them to this machine.
+"""List weights, and bring public ones to this machine.
 
   dekr weights                      what there is, from whom, with which AP and license, and what is here already
   dekr weights get NAME ...         download, check, convert and keep
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dekr_tf.errors import InputError
 from dekr_tf.files.inputs import exists
-from dekr_tf.weights import WEIGHTS, Weights, cache_folder, cached_file
+from dekr_tf.weights import PRESET, WEIGHTS, Weights, cache_folder, cached_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +56,7 @@ def _list(folder):
         accuracy = weights.accuracy or "-"
         size = f"{weights.megabytes:5.4g}"
         print(f"{name:20}{here:6}{weights.kind:15}{size}  {accuracy:26}{weights.license:12}{weights.source}")
+    print(f"{PRESET} comes with the package, and is used where no model is named.")
     print(f"folder: {folder}")
     print("Sizes are of the downloads, about. The AP is what the source publishes; it has not been measured here.")
 
