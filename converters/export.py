@@ -22,7 +22,7 @@ from dekr_tf.files.outputs import atomic_outputs
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.engines import POSES, KerasEngine
 from dekr_tf.inference.open_model import HEAD_MEMBER, head_path
-from dekr_tf.inference.rescoring import RescoringNet
+from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
 from dekr_tf.models.folding import fold_offset_head
 from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.poses import Poses
@@ -42,6 +42,7 @@ def export_model(
     photos: Sequence[np.ndarray],
     *,
     calibrate: bool,
+    rescore: RescoringNet | str | Path | None = None,
 ) -> Comparison:
     """Exports a model, opens what was written, and compares it with the Keras model.
 
@@ -55,6 +56,7 @@ def export_model(
         artifact: what to make.
         photos: (H, W, 3) uint8 RGB, to compare on.
         calibrate: quantize by these photos.
+        rescore: a rescoring net, its path or name, to put into the graph of final poses.
 
     Returns:
         The comparison with the Keras model.
@@ -72,10 +74,15 @@ def export_model(
         raise InputError(f"{form}: expected one input size, or none for any. Received: {len(artifact.input_sizes)}")
     if form != "tflite" and artifact.precision != "float32":
         raise InputError(f"{form}: expected float32; other precisions are for tflite. Received: {artifact.precision}")
+    if form == "saved_model" and artifact.final:
+        raise InputError("saved_model: expected --serving for final poses. Received: --output with --final")
+    if rescore is not None and not artifact.final:
+        raise InputError("a rescoring net can only become part of a graph of final poses (--final)")
     check_export(model, artifact, calibrate)
+    net = None if rescore is None else open_rescoring_net(rescore, sidecar.schema)
     exported = sidecar.model_copy(update={"artifact": artifact})
     # Built apart from the graph that is exported: that one may be fusible, and is not for TensorFlow then.
-    expected = keras_detector(model, exported)
+    expected = keras_detector(model, exported, net)
     with atomic_outputs(output, folder=form == "saved_model") as temporary:
         head = None
         if artifact.graph == "maps":
@@ -85,7 +92,7 @@ def export_model(
         # The SavedModel's signatures take both types of input.
         inside = Artifact(**{**artifact.model_dump(), "input_type": "float32"}) if form == "saved_model" else artifact
         described = sidecar.model_copy(update={"artifact": inside})
-        graph = build_graph(model, described, fusible=form != "saved_model")
+        graph = build_graph(model, described, fusible=form != "saved_model", net=net)
         if form == "saved_model":
             write_saved_model(graph, exported, temporary)
         elif form == "onnx":

@@ -3,25 +3,30 @@
 import keras
 import numpy as np
 
+from converters.final_poses import FinalPoses
 from dekr_tf.errors import InputError
 from dekr_tf.geometry import COARSEST_STRIDE
+from dekr_tf.inference.rescoring import RescoringNet
 from dekr_tf.models.pose_model import build_pose_model
 from dekr_tf.preprocessing import normalization
 from dekr_tf.sidecar import Artifact, Sidecar
 
 
-def build_graph(model: keras.Model, sidecar: Sidecar, *, fusible: bool = False) -> keras.Model:
+def build_graph(
+    model: keras.Model, sidecar: Sidecar, *, fusible: bool = False, net: RescoringNet | None = None
+) -> keras.Model:
     """The network that `sidecar.artifact` describes, for any image size, with the weights that `model` has now.
 
     Args:
         model: of `build_dekr`.
         sidecar: its settings, with `artifact`.
         fusible: for engines other than TensorFlow, see `build_pose_model`.
+        net: rescoring net for final poses.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalized float32 or uint8 RGB, to a dict: of the graph `poses`
-        that of `build_pose_model`; of `maps`, `heatmap` (B, H / 4, W / 4, K + 1) and `features` (B, H / 4, W / 4, C),
-        which enter the branches of the offset head.
+        that of `build_pose_model` or, for final poses, that of `final_poses.final_poses`; of `maps`, `heatmap`
+        (B, H / 4, W / 4, K + 1) and `features` (B, H / 4, W / 4, C), which enter the branches of the offset head.
 
     Raises:
         InputError: the model is not one of `build_dekr`.
@@ -29,6 +34,8 @@ def build_graph(model: keras.Model, sidecar: Sidecar, *, fusible: bool = False) 
     artifact = sidecar.artifact
     if artifact.graph == "poses":
         network = build_pose_model(model, sidecar, flip=artifact.flip, fusible=fusible)
+        if artifact.final:
+            network = keras.Model(network.input, FinalPoses(sidecar, net, name="final_poses")(network.output))
     else:
         names = {"heatmap": "heatmap", "features": "offset_transition_relu"}
         network = keras.Model(model.input, {key: model.get_layer(name).output for key, name in names.items()})
@@ -45,13 +52,15 @@ def check_export(model: keras.Model, artifact: Artifact, calibrated: bool) -> No
 
     Raises:
         InputError: a weight is not finite, a size is not a multiple of 32, int8 is asked for without photos to
-            calibrate it on, or a flip test of a graph that ends at the maps.
+            calibrate it on, or a flip test or final poses of a graph that ends at the maps.
     """
     for height, width in artifact.input_sizes:
         if height % COARSEST_STRIDE or width % COARSEST_STRIDE:
             raise InputError(f"input size: expected multiples of {COARSEST_STRIDE} pixels. Received: {height}x{width}")
     if artifact.precision == "int8" and not calibrated:
         raise InputError("int8 needs --calibration: photos such as the model will see")
+    if artifact.final and artifact.graph == "maps":
+        raise InputError("the graph maps cannot contain final poses; whoever reads the maps finds them")
     if artifact.flip and artifact.graph == "maps":
         raise InputError("the graph maps cannot contain a flip test; whoever reads the maps runs it")
     for variable in model.weights:

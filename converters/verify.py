@@ -22,7 +22,7 @@ class Tolerance:
 
     Attributes:
         pixels: mean difference of keypoints, in pixels of the photo.
-        score: mean difference of keypoint scores.
+        score: mean difference of keypoint and pose scores.
         lost: fraction of people that are no longer found.
     """
 
@@ -48,7 +48,7 @@ class Comparison:
         people: that the first finds.
         lost: of these, those that the second does not.
         pixels: mean and largest distance of keypoints, in pixels of the photo; of people that both find.
-        score: mean and largest difference of keypoint scores.
+        score: mean and largest difference of keypoint and pose scores.
     """
 
     images: int
@@ -69,7 +69,7 @@ class Comparison:
         (pixels, most_pixels), (score, most_score) = self.pixels, self.score
         return (
             f"{self.people} people in {self.images} images, {self.lost} lost; keypoints differ by {pixels:.4f} pixels "
-            f"(at most {most_pixels:.4f}), their scores by {score:.6f} (at most {most_score:.6f})"
+            f"(at most {most_pixels:.4f}), scores by {score:.6f} (at most {most_score:.6f})"
         )
 
 
@@ -79,14 +79,17 @@ def compare(found: Sequence[tuple[Poses, Poses]]) -> Comparison:
     people = lost = 0
     pixels, scores = [np.zeros(0)], [np.zeros(0)]
     for right, other in found:
-        for pose in right.keypoints[right.scores >= weakest]:
+        for pose, score in zip(right.keypoints, right.scores, strict=True):
+            if score < weakest:
+                break
             people += 1
             nearest = _nearest(pose, other)
             if nearest is None:
                 lost += 1
             else:
-                pixels.append(np.linalg.norm(nearest[:, :2] - pose[:, :2], axis=1))
-                scores.append(np.abs(nearest[:, 2] - pose[:, 2]))
+                found = other.keypoints[nearest]
+                pixels.append(np.linalg.norm(found[:, :2] - pose[:, :2], axis=1))
+                scores.append(np.abs([*(found[:, 2] - pose[:, 2]), other.scores[nearest] - score]))
     return Comparison(len(found), people, lost, _mean_and_largest(pixels), _mean_and_largest(scores))
 
 
@@ -111,13 +114,13 @@ def check_agreement(comparison: Comparison, precision: str, output: str | Path) 
         )
 
 
-def _nearest(pose: np.ndarray, others: Poses) -> np.ndarray | None:
-    """Of other poses, that of the same person."""
+def _nearest(pose: np.ndarray, others: Poses) -> int | None:
+    """The index of the same person among other poses."""
     if not len(others):
         return None
     distances = np.linalg.norm(others.keypoints[..., :2] - pose[:, :2], axis=-1).mean(axis=1)
     diagonal = np.linalg.norm(np.ptp(pose[:, :2], axis=0))
-    return others.keypoints[distances.argmin()] if distances.min() <= SAME_PERSON * diagonal else None
+    return int(distances.argmin()) if distances.min() <= SAME_PERSON * diagonal else None
 
 
 def _mean_and_largest(values) -> tuple[float, float]:

@@ -42,6 +42,9 @@ class Artifact(Settings):
     input_type: Literal["float32", "uint8"] = "float32"
     #: The flip test is part of the graph.
     flip: bool = False
+    #: Pose NMS, pose scores and, if one was exported with it, the rescoring net are part of the graph `poses`, which
+    #: then gives people instead of candidates.
+    final: bool = False
 
 
 class Sidecar(Settings):

@@ -3,19 +3,26 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from converters.serving_graph import final_poses, select_poses
-from dekr_tf.config import DecoderConfig
+from converters import to_tflite
+from converters.final_poses import FinalPoses, final_poses, select_poses
+from converters.to_onnx import write_onnx
+from dekr_tf.config import Config, DecoderConfig
 from dekr_tf.inference import decoder
+from dekr_tf.inference.engines import FINAL, LiteRTEngine, OnnxEngine
 from dekr_tf.layers.find_centers import FindCenters
 from dekr_tf.layers.read_poses import ReadPoses
+from dekr_tf.sidecar import Sidecar
 
 FILES = sorted((Path(__file__).parent / "conformance").glob("*.json"))
 #: Pixels, scores.
 COORDINATES, SCORES = 1e-4, 1e-6
+#: For people in files of final poses.
+PLACES = 30
 
 
 def dense(sparse):
@@ -105,7 +112,53 @@ def test_tensorflow_selects_the_same_poses(case):
     candidates, _, _ = graph_candidates(case)
     selected = select_poses({name: tf.convert_to_tensor(value) for name, value in candidates.items()}, case.config)
     count = len(case.kept)
-    np.testing.assert_array_equal(selected["center_scores"][0, :count], case.centers[case.kept, 2])
+    kept = selected["center_scores"].numpy()[0]
+    np.testing.assert_array_equal(kept[kept != 0], case.centers[case.kept, 2])
     poses = final_poses(selected, None)
     assert poses["num_poses"].numpy() == [count]
     case.check(poses["keypoints"][0, :count].numpy(), poses["scores"][0, :count].numpy())
+
+
+@pytest.fixture(scope="module")
+def final_layers(tmp_path_factory):
+    """The last layer of a file of final poses, in LiteRT and ONNX Runtime; cases with the same settings share it.
+
+    In place of an image (1, H, W, 3) the engines take candidates (1, N, K + 1, 3): the keypoints with their scores, and
+    last the center score.
+    """
+    made = {}
+
+    def make(case):
+        count, settings = case.num_keypoints, case.config.model_dump(include={"nms_distance", "nms_keypoints"})
+        key = f"{count} {settings}"
+        if key not in made:
+            config = Config(keypoints={"names": list(map(str, range(count)))}, decoder=settings)
+            image = keras.Input((PLACES, count + 1, 3), name="image")
+            keypoints, scores, centers = image[:, :, :count, :2], image[:, :, :count, 2], image[:, :, count, 0]
+            candidates = {"keypoints": keypoints, "keypoint_scores": scores, "center_scores": centers}
+            network = keras.Model(image, FinalPoses(Sidecar.from_config(config), None)(candidates))
+            folder = tmp_path_factory.mktemp("final")
+            tflite, onnx = folder / "final.tflite", folder / "final.onnx"
+            tflite.write_bytes(to_tflite.convert(network, [(PLACES, count + 1)], "float32"))
+            write_onnx(network, (PLACES, count + 1), "float32", onnx)
+            made[key] = LiteRTEngine(tflite, FINAL), OnnxEngine(onnx, FINAL)
+        return made[key]
+
+    return make
+
+
+@pytest.mark.slow
+def test_files_of_final_poses_give_the_same_poses(case, final_layers):
+    kept = len(case.kept)
+    packed = np.zeros((1, PLACES, case.num_keypoints + 1, 3), np.float32)
+    keypoints, scores, centers = numpy_candidates(case)
+    found = np.s_[0, : len(centers)]
+    packed[found][:, :-1, :2], packed[found][:, :-1, 2], packed[found][:, -1, 0] = keypoints, scores, centers
+    for engine in final_layers(case):
+        keypoints, scores, num_poses = engine.run(packed)
+        assert num_poses.tolist() == [kept]
+        assert num_poses.dtype == np.int32
+        case.check(keypoints[0, :kept], scores[0, :kept])
+        assert scores.shape == (1, PLACES)
+        assert not keypoints[0, kept:].any()
+        assert not scores[0, kept:].any()

@@ -69,6 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip", action="store_true", help="put the flip test into the graph")
     parser.add_argument(
+        "--final",
+        action="store_true",
+        help="put pose NMS and pose scores into the graph as well, which then gives people, best first (tflite, onnx)",
+    )
+    parser.add_argument(
+        "--rescore",
+        metavar="FILE",
+        help="with --final or --serving: rescoring net of `dekr rescore train`, put into the graph",
+    )
+    parser.add_argument(
         "--calibration",
         nargs="+",
         metavar="IMAGES",
@@ -80,7 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument(
         "--nms", action=argparse.BooleanOptionalAction, default=True, help="pose NMS in the graph (default: yes)"
     )
-    serving.add_argument("--rescore", metavar="FILE", help="rescoring net of `dekr rescore train`, put into the graph")
     serving.add_argument(
         "--skip-bad-images",
         action="store_true",
@@ -112,13 +121,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--serving: expected --format saved_model. Received: {arguments.format}")
     served = {
         "--no-nms": not arguments.nms,
-        "--rescore": arguments.rescore is not None,
         "--skip-bad-images": arguments.skip_bad_images,
         "--max-pixels": arguments.max_pixels is not None,
     }
     for option, given in served.items():
         if given and not arguments.serving:
             raise InputError(f"{option}: expected --serving beside it. Received: --output")
+    if arguments.final and arguments.serving:
+        raise InputError("--final: expected --output beside it, as served poses are final. Received: --serving")
+    if arguments.rescore is not None and not (arguments.final or arguments.serving):
+        raise InputError("--rescore: expected --final or --serving beside it. Received: --output alone")
     from dekr_tf.files.images import MAX_PIXELS, find_images, read_image
     from dekr_tf.files.outputs import check_outputs
     from dekr_tf.inference.open_model import model_files
@@ -147,6 +159,7 @@ def run(arguments: argparse.Namespace) -> None:
         input_sizes=sizes,
         input_type=arguments.input_type,
         flip=arguments.flip,
+        final=arguments.final,
     )
     taken = ", ".join(f"{height}x{width}" for height, width in sizes) or "any size"
     if arguments.serving:
@@ -170,6 +183,8 @@ def run(arguments: argparse.Namespace) -> None:
         artifact,
         photos or synthetic_photos(DRAWN),
         calibrate=bool(photos),
+        rescore=arguments.rescore,
     )
-    print(f"{arguments.output}: graph {artifact.graph}, {artifact.precision}, input {artifact.input_type} of {taken}")
+    what = "final poses" if artifact.final else f"graph {artifact.graph}"
+    print(f"{arguments.output}: {what}, {artifact.precision}, input {artifact.input_type} of {taken}")
     print(f"compared with Keras: {comparison}")

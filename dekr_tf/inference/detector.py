@@ -70,7 +70,8 @@ class PoseDetector:
         InputError: the model cannot be read, its settings are missing, `input_size`, a scale or `nms_threshold` is not
             positive, a scale is too small (`preprocessing.check_smallest_map`), `input_size` or scales are given of a
             model that takes fixed sizes, `flip`, other scales than 1 or `match` is asked of an engine that gives
-            poses, or the rescoring net cannot be read or is of another skeleton.
+            poses, `rescore` or `nms_threshold` is given of a model that gives final poses, or the rescoring net cannot
+            be read or is of another skeleton.
     """
 
     def __init__(
@@ -105,6 +106,9 @@ class PoseDetector:
             threads=threads,
             heatmap=heatmap,
         )
+        self._final = self.sidecar.artifact is not None and self.sidecar.artifact.final
+        if self._final and not (nms_threshold is None and rescore is None):
+            raise InputError("a model of final poses takes no NMS threshold and no rescoring net: its graph has them")
         self.preprocessor = Preprocessor(self.sidecar, input_size, scales)
         decoder = self.sidecar.decoder
         if nms_threshold is None:
@@ -197,15 +201,27 @@ class PoseDetector:
         Returns:
             Poses of each photo, in its pixels.
         """
-        outputs = [self.engine.candidates(each) for each in outputs]
+        if self._final:
+            people = [
+                Poses(keypoints[:count], scores[:count]) for keypoints, scores, count in zip(*outputs[0], strict=True)
+            ]
+        else:
+            people = self._find_people(outputs, placements)
         poses = []
-        for placement, *by_scale in zip(placements, *(zip(*arrays, strict=True) for arrays in outputs), strict=True):
-            views = [View(scale, *arrays) for scale, arrays in zip(self.preprocessor.scales, by_scale, strict=True)]
-            found = self._select(views, placement.size)
+        for placement, found in zip(placements, people, strict=True):
             keypoints = found.keypoints.copy()
             keypoints[..., :2] = placement.to_photo(keypoints[..., :2])
             poses.append(Poses(keypoints, found.scores, self.sidecar.schema))
         return [self.rescoring_net.rescore(each) for each in poses] if self.rescoring_net else poses
+
+    def _find_people(self, outputs: Sequence[tuple[np.ndarray, ...]], placements: Sequence[Placement]) -> list[Poses]:
+        """The people in each photo, in pixels of the network's input at scale 1."""
+        outputs = [self.engine.candidates(each) for each in outputs]
+        people = []
+        for placement, *by_scale in zip(placements, *(zip(*arrays, strict=True) for arrays in outputs), strict=True):
+            views = [View(scale, *arrays) for scale, arrays in zip(self.preprocessor.scales, by_scale, strict=True)]
+            people.append(self._select(views, placement.size))
+        return people
 
     def _select(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
         """The people in one photo, of what was found at each scale, in pixels of the network's input at scale 1."""

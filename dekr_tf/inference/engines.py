@@ -16,7 +16,9 @@ from dekr_tf.processors import available_processors
 if TYPE_CHECKING:
     import keras
 
-#: Outputs of a network that finds the candidate poses itself,
+#: Outputs of a network that finds the people itself,
+FINAL = "keypoints", "scores", "num_poses"
+#: of one that finds the candidate poses,
 POSES = "keypoints", "keypoint_scores", "center_scores"
 #: of one that ends at the maps,
 MAPS = "heatmap", "offset"
@@ -33,7 +35,8 @@ SAVED_MODEL_SIGNATURES = {"float32": "serving_default", "uint8": "uint8"}
 class Engine(Protocol):
     """Runs a network, and finds the candidate poses in its outputs.
 
-    A network that finds them itself needs `run` only. An engine of a network that ends at the maps goes into a
+    A network that finds them itself needs `run` only, and so does one that gives final poses (the sidecar's
+    `artifact.final`), which go past `candidates`. An engine of a network that ends at the maps goes into a
     `candidates.MapDecoder`, which is an engine too.
     """
 
@@ -45,7 +48,8 @@ class Engine(Protocol):
                 artifact says so; H and W multiples of 32.
 
         Returns:
-            The outputs of the network, float32: what `candidates` takes.
+            The outputs of the network, float32: what `candidates` takes. Of final poses: keypoints (B, N, K, 3), x and
+            y in pixels of the images and score; pose scores (B, N), best first; and the number of poses (B,) int32.
         """
 
     def candidates(self, outputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:

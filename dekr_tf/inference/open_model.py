@@ -13,6 +13,7 @@ from dekr_tf.files.inputs import exists, is_folder
 from dekr_tf.inference.candidates import MapDecoder
 from dekr_tf.inference.engines import (
     FEATURES,
+    FINAL,
     MAPS,
     POSES,
     Engine,
@@ -135,7 +136,7 @@ def _open_artifact(path, config, flip, dense, threads, heatmap):
         raise InputError(
             f"expected a Keras model, or one that ends at the maps, for several scales or matching. Received: {path}"
         )
-    outputs = POSES if artifact.graph == "poses" else FEATURES
+    outputs = FINAL if artifact.final else POSES if artifact.graph == "poses" else FEATURES
     if is_folder(path):
         engine = SavedModelEngine(path, outputs, artifact.input_type)
     else:

@@ -29,6 +29,7 @@ from dekr_tf.weights import PRESET
 
 if TYPE_CHECKING:
     from converters.verify import Comparison
+    from dekr_tf.inference.rescoring import RescoringNet
 
 
 @keras.saving.register_keras_serializable("dekr_tf")
@@ -156,6 +157,7 @@ class PoseEstimator(keras.Model):
         format: str = "tflite",
         precision: str = "float32",
         calibration: Sequence[np.ndarray | str | os.PathLike] = (),
+        rescore: "RescoringNet | str | Path | None" = None,
         **settings,
     ) -> "Comparison":
         """Writes the model for another engine, opens what was written, and compares the two; see `dekr export`.
@@ -166,6 +168,7 @@ class PoseEstimator(keras.Model):
             precision: of weights, `float16` or `dynamic_int8`, or also of activations, `int8`; with `tflite` only.
             calibration: photos such as the model will see, files or (H, W, 3) uint8 RGB: `int8` takes its ranges from
                 them, and the comparison is made on them. By default it is made on synthetic people.
+            rescore: a rescoring net, its path or name, to put into the graph of final poses (`final=True`).
             settings: of `sidecar.Artifact`, for example `input_sizes=[(512, 832)]`, which is a square of the model's
                 size by default for `tflite`.
 
@@ -186,8 +189,9 @@ class PoseEstimator(keras.Model):
             image if isinstance(image, np.ndarray) else read_image(Path(image), exif_orientation=True)
             for image in calibration
         ]
+        compared = photos or synthetic_photos()
         return export_model(
-            self.network, self.sidecar, path, format, artifact, photos or synthetic_photos(), calibrate=bool(photos)
+            self.network, self.sidecar, path, format, artifact, compared, calibrate=bool(photos), rescore=rescore
         )
 
     def call(self, inputs, training=None):

@@ -19,6 +19,19 @@ def test_evenly_spread(count, most, expected):
     assert evenly_spread(range(count), most) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--output", "m.tflite", "--rescore", "net.npz"], "--rescore: expected --final or --serving beside it"),
+        (["--serving", "models/m/1", "--final"], "--final: expected --output beside it, as served poses are final"),
+    ],
+)
+def test_final_poses_and_rescoring_go_together(capsys, options, reason):
+    form = "tflite" if "--output" in options else "saved_model"
+    assert main(["export", "--model", "m.keras", "--format", form, *options]) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_a_large_folder_gives_a_spread_sample(tmp_path, monkeypatch, capsys):
     """Nine photos, each of one gray; only those of the sample are read."""
     for index in range(9):
@@ -26,7 +39,7 @@ def test_a_large_folder_gives_a_spread_sample(tmp_path, monkeypatch, capsys):
     (tmp_path / "1.png").write_bytes(b"damaged")
     taken = []
 
-    def export_model(model, sidecar, output, form, artifact, photos, *, calibrate):
+    def export_model(model, sidecar, output, form, artifact, photos, *, calibrate, rescore):
         taken.extend(int(photo[0, 0, 0]) for photo in photos)
         return "the same" if calibrate else "not calibrated"
 

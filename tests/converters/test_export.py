@@ -19,11 +19,12 @@ from networks import tiny_hrnet
 from converters import to_tflite, verify
 from converters.export import SUFFIXES, export_model, keras_detector, synthetic_photos
 from converters.verify import TOLERANCES, Comparison, Tolerance, compare
-from dekr_tf.config import Config
+from dekr_tf.config import Config, DecoderConfig
 from dekr_tf.errors import InputError
 from dekr_tf.inference.decoder import select_poses
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.engines import POSES
+from dekr_tf.inference.rescoring import RescoringNet
 from dekr_tf.models import build_dekr
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path
@@ -33,7 +34,12 @@ OLD_RUNTIME = ROOT / ".venv" / "tflite-runtime" / "bin" / "python"
 
 TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
-ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
+ANIMAL = {
+    "names": ["nose", "left", "right", "tail"],
+    "flip_pairs": [["left", "right"]],
+    "edges": [[0, 1], [0, 2], [0, 3]],
+    "normalization_edges": [[0, 3]],
+}
 
 #: Pixels of the photo; scores.
 COORDINATES, SCORES = 2e-3, 1e-5
@@ -121,8 +127,10 @@ def any_difference(monkeypatch):
         ("tflite", {"graph": "poses", "input_sizes": ((64, 96),)}),
         ("tflite", {"graph": "poses", "input_sizes": ((64, 64), (96, 64)), "input_type": "uint8"}),
         ("tflite", {"graph": "poses", "input_sizes": ((64, 64),), "flip": True}),
+        ("tflite", {"graph": "poses", "input_sizes": ((64, 96),), "final": True}),
         ("tflite", {"graph": "maps", "input_sizes": ((64, 64),)}),
         ("onnx", {"graph": "poses"}),
+        ("onnx", {"graph": "poses", "final": True, "flip": True}),
         ("onnx", {"graph": "maps", "input_sizes": ((64, 96),), "input_type": "uint8"}),
         ("saved_model", {"graph": "poses"}),
         ("saved_model", {"graph": "maps", "input_type": "uint8"}),
@@ -155,6 +163,62 @@ def check_poses(path, model, sidecar, artifact):
         np.testing.assert_allclose(other.keypoints[..., :2], poses.keypoints[..., :2], atol=COORDINATES)
         scores = poses.keypoints[..., 2]
         np.testing.assert_allclose(other.keypoints[..., 2], scores, rtol=0, atol=SCORES * max(1, np.abs(scores).max()))
+
+
+def test_a_file_of_final_poses_needs_no_code_of_ours(network, export):
+    """Of the signature's outputs, `num_poses` poses are the people, best first, in pixels of the input."""
+    path = export("tflite", graph="poses", input_sizes=((64, 96),), final=True)
+    image = np.random.default_rng(0).normal(0, 1, (1, 64, 96, 3)).astype(np.float32)
+    outputs = Interpreter(str(path)).get_signature_runner()(image=image)
+    assert {name: values.shape for name, values in outputs.items()} == {
+        "keypoints": (1, 30, 4, 3),
+        "scores": (1, 30),
+        "num_poses": (1,),
+    }
+    model, sidecar = network
+    detector = PoseDetector(model, sidecar)
+    expected = select_poses(*(values[0] for values in detector.engine.run(image)), sidecar.decoder)
+    (count,) = outputs["num_poses"]
+    assert count == len(expected) > 3
+    np.testing.assert_allclose(outputs["keypoints"][0, :count], expected.keypoints, atol=COORDINATES)
+    np.testing.assert_allclose(outputs["scores"][0, :count], expected.scores, rtol=1e-4)
+    assert not outputs["keypoints"][0, count:].any()
+    assert not outputs["scores"][0, count:].any()
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_a_rescoring_net_inside(network, tmp_path, form):
+    """The net predicts a negative OKS for half of the people: they come last, but before the empty places."""
+    model, sidecar = network
+    sidecar = sidecar.model_copy(update={"decoder": DecoderConfig(keypoint_error=3.0)})
+    generator = np.random.default_rng(0)
+    shapes = (13, 8), (8, 8), (8, 1)
+    layers = [(generator.normal(0, 0.5, shape), generator.normal(0, 0.1, shape[1])) for shape in shapes]
+    artifact = Artifact(graph="poses", input_sizes=((96, 96),), input_type="uint8", final=True)
+    exported = sidecar.model_copy(update={"artifact": artifact})
+    found = keras_detector(model, exported)(PHOTOS[0])
+    layers[2][1][:] -= np.median(RescoringNet(sidecar.schema, layers).predict_oks(found.keypoints))
+    net = RescoringNet(sidecar.schema, layers)
+    net.save(tmp_path / "net.npz")
+    path = tmp_path / f"rescored.{form}"
+    export_model(model, sidecar, path, form, artifact, PHOTOS, calibrate=False, rescore=tmp_path / "net.npz")
+    expected, poses = net.rescore(found), PoseDetector(path)(PHOTOS[0])
+    assert expected.scores[-1] < 0 < expected.scores[0]
+    np.testing.assert_allclose(poses.keypoints, expected.keypoints, atol=COORDINATES)
+    np.testing.assert_allclose(poses.scores, expected.scores, atol=1e-4)
+
+
+def test_final_poses_are_not_decoded_again(export):
+    path = export("tflite", graph="poses", input_sizes=((64, 96),), final=True)
+    for options, received in (
+        ({"nms_threshold": 0.1}, "a model of final poses takes no NMS threshold"),
+        ({"rescore": "net.npz"}, "a model of final poses takes no NMS threshold and no rescoring net"),
+        ({"match": True}, "or one that ends at the maps, for several scales or matching"),
+        ({"scales": (1.0, 0.5)}, "or one that ends at the maps, for several scales or matching"),
+        ({"flip": True}, "exported with --flip, for a flip test"),
+    ):
+        with pytest.raises(InputError, match=received):
+            PoseDetector(path, **options)
 
 
 def test_photos_go_through_a_tflite_model_one_by_one(export):
@@ -363,6 +427,8 @@ def test_what_needs_another_operator_is_refused():
         ("onnx", "m.onnx", {"input_sizes": ((64, 64), (64, 96))}, "one input size, or none for any. Received: 2"),
         ("onnx", "m.onnx", {"precision": "float16"}, "expected float32.*Received: float16"),
         ("saved_model", "m", {"precision": "int8"}, "expected float32.*Received: int8"),
+        ("saved_model", "m", {"final": True}, "expected --serving for final poses"),
+        ("onnx", "m.onnx", {"graph": "maps", "final": True}, "cannot contain final poses"),
     ],
 )
 def test_what_cannot_be_exported(network, tmp_path, form, name, artifact, reason):

@@ -12,8 +12,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from converters.encoded_images import MAX_IMAGES
+from converters.final_poses import expected_similarity, final_poses, predict_oks, select_poses
 from converters.serving_files import docker_command
-from converters.serving_graph import ServingOptions, expected_similarity, final_poses, predict_oks, select_poses
+from converters.serving_graph import ServingOptions
 from converters.to_serving import export_serving
 from dekr_tf import oks
 from dekr_tf.cli.main import main
