@@ -13,6 +13,7 @@ import numpy as np
 
 from converters import to_tflite
 from converters.graphs import build_graph, check_export
+from converters.tflite_metadata import add_metadata
 from converters.to_onnx import write_onnx
 from converters.to_saved_model import write_saved_model
 from converters.verify import Comparison, check_agreement, compare
@@ -103,7 +104,7 @@ def export_model(
             if artifact.precision != "float32":
                 samples = _samples(exported, photos) if calibrate else {}
                 content = to_tflite.quantize(content, artifact.precision, samples)
-            temporary.write_bytes(content)
+            temporary.write_bytes(add_metadata(content, exported))
             members = {MEMBER: to_json(exported).encode()}
             to_tflite.embed(temporary, members if head is None else {**members, HEAD_MEMBER: head})
         write_sidecar(exported, temporary)

@@ -87,9 +87,9 @@ def compare(found: Sequence[tuple[Poses, Poses]]) -> Comparison:
             if nearest is None:
                 lost += 1
             else:
-                found = other.keypoints[nearest]
-                pixels.append(np.linalg.norm(found[:, :2] - pose[:, :2], axis=1))
-                scores.append(np.abs([*(found[:, 2] - pose[:, 2]), other.scores[nearest] - score]))
+                same = other.keypoints[nearest]
+                pixels.append(np.linalg.norm(same[:, :2] - pose[:, :2], axis=1))
+                scores.append(np.abs([*(same[:, 2] - pose[:, 2]), other.scores[nearest] - score]))
     return Comparison(len(found), people, lost, _mean_and_largest(pixels), _mean_and_largest(scores))
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
+from flatbuffers.table import Table
 from networks import tiny_hrnet
 
 from converters import to_tflite, verify
@@ -273,6 +275,50 @@ def test_a_tflite_file_carries_its_settings(export, tmp_path):
     np.testing.assert_array_equal(poses.keypoints, expected.keypoints)
     with zipfile.ZipFile(alone) as archive:
         assert json.loads(archive.read("sidecar.json"))["artifact"]["graph"] == "maps"
+
+
+def text(table, number):
+    """A field of a flatbuffer's table."""
+    return table.String(table.Offset(4 + 2 * number) + table.Pos).decode()
+
+
+def tables(table, number):
+    """The tables in a field."""
+    field = table.Offset(4 + 2 * number)
+    starts = table.Vector(field) + 4 * np.arange(table.VectorLen(field))
+    return [Table(table.Bytes, table.Indirect(int(start))) for start in starts]
+
+
+def metadata(path):
+    """The model as an object, and the tables for its subgraphs, by the numbers of `metadata_schema.fbs`."""
+    model = flatbuffer_utils.read_model(path)
+    (entry,) = [each for each in model.metadata if each.name == b"TFLITE_METADATA"]
+    content = bytes(model.buffers[entry.buffer].data)
+    assert content[4:8] == b"M001"
+    return model, tables(Table(content, int.from_bytes(content[:4], "little")), 3)
+
+
+def test_a_tflite_file_carries_metadata(export):
+    """They name the tensors of each size in the order in which the file has them."""
+    path = export("tflite", graph="poses", input_sizes=((64, 64), (96, 64)), input_type="uint8")
+    model, graphs = metadata(path)
+    assert [text(graph, 0) for graph in graphs] == ["64x64", "96x64"]
+    shapes = {"keypoints": [1, 30, 4, 2], "keypoint_scores": [1, 30, 4], "center_scores": [1, 30]}
+    for graph, described in zip(model.subgraphs, graphs, strict=True):
+        (image,), outputs = tables(described, 2), tables(described, 3)
+        assert (text(image, 0), text(image, 1)[:13]) == ("image", "RGB, 0 to 255")
+        assert not image.Offset(4 + 2 * 4)
+        names = [text(output, 0) for output in outputs]
+        assert [graph.tensors[index].shape for index in graph.outputs] == [shapes[name] for name in names]
+
+
+def test_metadata_tell_the_normalization(export):
+    """Of pixels from 0 to 255."""
+    _, (graph,) = metadata(export("tflite", graph="poses", input_sizes=((64, 96),)))
+    (unit,) = tables(tables(graph, 2)[0], 4)
+    options = Table(unit.Bytes, unit.Indirect(unit.Offset(4 + 2) + unit.Pos))
+    start = options.Vector(options.Offset(4))
+    np.testing.assert_allclose(np.frombuffer(options.Bytes[start : start + 12], np.float32), [123.675, 116.28, 103.53])
 
 
 def operators(path):
