@@ -16,6 +16,8 @@ from dekr_tf.sidecar import Sidecar
 
 #: Name of the metadata in a model, and what their bytes begin with.
 NAME, IDENTIFIER = "TFLITE_METADATA", b"M001"
+#: Of weights outside the flatbuffer, bytes.
+_ALIGNMENT = 16
 #: Of unions and enumerations: the type of a content or process unit, and the color space.
 _FEATURE, _IMAGE, _NORMALIZATION, _RGB = 1, 2, 1, 1
 
@@ -47,7 +49,22 @@ def add_metadata(model: bytes, sidecar: Sidecar) -> bytes:
     entry.name, entry.buffer = NAME, len(content.buffers)
     content.buffers.append(buffer)
     content.metadata = [*(content.metadata or []), entry]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
+    return _pack(content, model)
+
+
+def _pack(content, model):
+    """The bytes of a model that has grown, with the weights that the quantizer put behind the flatbuffer of `model`."""
+    packed = flatbuffer_utils.convert_object_to_bytearray(content)
+    outside = [each for each in content.buffers if each.offset]
+    if not outside:
+        return bytes(packed)
+    start = min(each.offset for each in outside)
+    moved = -(-len(packed) // _ALIGNMENT) * _ALIGNMENT
+    for each in outside:
+        each.offset += moved - start
+    # Numbers of a fixed size: the length stays.
+    packed = flatbuffer_utils.convert_object_to_bytearray(content)
+    return bytes(packed).ljust(moved, b"\0") + model[start:]
 
 
 def _descriptions(sidecar):
