@@ -90,6 +90,8 @@ def png_file(orientation):
 
 
 def webp_file(orientation):
+    if cv2.getVersionMajor() < 5:
+        pytest.skip("OpenCV 4.11 does not turn WebP photos upright")
     height, width = BLOCKS.shape
     sizes = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     image = encode(np.repeat(BLOCKS[..., None], 3, axis=-1), ".webp")[12:]
