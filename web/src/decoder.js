@@ -99,6 +99,24 @@ export function candidatesOf(keypoints, scores, centers) {
   }));
 }
 
+/**
+ * The poses in the outputs of a graph with final poses (`dekr export --final`), best first.
+ *
+ * @param {Float32Array} keypoints - (N, K, 3), x, y and score
+ * @param {Float32Array} scores - (N)
+ * @param {number} count - how many of the N there are
+ */
+export function finalPoses(keypoints, scores, count) {
+  const values = keypoints.length / scores.length;
+  return Array.from(scores.subarray(0, count), (score, index) => ({
+    score,
+    keypoints: Array.from({ length: values / 3 }, (_, k) => {
+      const [x, y, heat] = keypoints.subarray(values * index + 3 * k);
+      return { x, y, score: heat };
+    }),
+  }));
+}
+
 /** Step 4: the indices of the candidates that pose NMS keeps, in its order. */
 export function keptCandidates(candidates, settings) {
   const isFinite = ({ x, y, score }) => Number.isFinite(x + y + score);

@@ -1,4 +1,4 @@
-import { candidatesOf, findCandidates, selectPoses } from './decoder.js';
+import { candidatesOf, finalPoses, findCandidates, selectPoses } from './decoder.js';
 import { LiteRtEngine } from './engine.js';
 import { InputError } from './errors.js';
 import { readModelFile } from './model_file.js';
@@ -43,8 +43,11 @@ export class PoseDetector {
     const placement = bestFit([photo.height, photo.width], artifact.input_sizes);
     const pixels = letterbox(photo, placement);
     const input = artifact.input_type === 'uint8' ? pixels : normalize(pixels, mean, std);
-    const candidates = this.candidates(await this.engine.run(input, placement.size));
-    return selectPoses(candidates, decoder, this.skeleton.oksSigmas).map(({ score, keypoints }) => ({
+    const outputs = await this.engine.run(input, placement.size);
+    const poses = artifact.final
+      ? finalPoses(outputs.keypoints.data, outputs.scores.data, outputs.num_poses.data[0])
+      : selectPoses(this.candidates(outputs), decoder, this.skeleton.oksSigmas);
+    return poses.map(({ score, keypoints }) => ({
       score,
       keypoints: keypoints.map((keypoint) => placement.toPhoto(keypoint)),
     }));

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 
-import { candidatesOf, DECODER_DEFAULTS, discountScores, selectPoses } from '../src/decoder.js';
+import { candidatesOf, DECODER_DEFAULTS, discountScores, finalPoses, selectPoses } from '../src/decoder.js';
 
 test('a known keypoint error discounts small people', () => {
   // 0.53 * 40 * 40 * (2 * 0.5)^2 = 848, and 8.48 of a tenth of the side.
@@ -27,5 +27,13 @@ test('empty places of the graph, and values that are not finite, are no people',
   const candidates = candidatesOf(keypoints, Float32Array.of(0.5, 0.25, 0.5, 0.5, 0, 0), Float32Array.of(1, 0.5, 0));
   assert.deepEqual(selectPoses(candidates, DECODER_DEFAULTS), [
     { score: 0.375, keypoints: [{ x: 1, y: 2, score: 0.5 }, { x: 30, y: 40, score: 0.25 }] },
+  ]);
+});
+
+test('final poses are taken as they are, up to their number', () => {
+  const keypoints = Float32Array.of(1, 2, 0.5, 30, 40, 0.25, 5, 6, 0.25, 7, 8, 0.5, 0, 0, 0, 0, 0, 0);
+  assert.deepEqual(finalPoses(keypoints, Float32Array.of(0.375, 0.25, 0), 2), [
+    { score: 0.375, keypoints: [{ x: 1, y: 2, score: 0.5 }, { x: 30, y: 40, score: 0.25 }] },
+    { score: 0.25, keypoints: [{ x: 5, y: 6, score: 0.25 }, { x: 7, y: 8, score: 0.5 }] },
   ]);
 });

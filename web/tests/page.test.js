@@ -116,8 +116,10 @@ test('with threads, photos give the poses of Python', withData, async () => {
   assert.equal(await page.textContent('#model-name'), 'float32.tflite: 4 keypoints, float32, graph poses');
   await assertPosesOfPython(page, 'float32');
   await page.screenshot({ path: path('photo.png') });
-  await chooseModel(page, 'int8.tflite');
-  await assertPosesOfPython(page, 'int8');
+  for (const model of ['int8', 'final']) {
+    await chooseModel(page, `${model}.tflite`);
+    await assertPosesOfPython(page, model);
+  }
   await chooseModel(page, 'maps.tflite');
   await assertPosesOfPython(page, 'maps');
   assert.deepEqual(page.elsewhere, []);

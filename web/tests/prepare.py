@@ -41,6 +41,7 @@ CONFIG = Config(
 MODELS = {
     "float32": {"graph": "poses", "input_sizes": ((64, 96),)},
     "int8": {"graph": "poses", "input_sizes": ((64, 96),), "precision": "int8", "input_type": "uint8"},
+    "final": {"graph": "poses", "input_sizes": ((64, 96),), "final": True},
     "maps": {"graph": "maps", "input_sizes": ((64, 96), (96, 64))},
 }
 #: (height, width) of photos and of network inputs.
