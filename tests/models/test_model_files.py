@@ -114,9 +114,9 @@ def test_other_suffixes(tiny, tmp_path, path):
 def test_files_that_are_not_there(tiny, tmp_path):
     with pytest.raises(InputError, match=r"no such model: .*gone.keras$"):
         load_model(tmp_path / "gone.keras")
-    save_model(tiny, tmp_path / "tiny.keras")
-    with pytest.raises(InputError, match=r"tiny.keras has no sidecar; expected its settings in .*tiny.keras.json$"):
-        load_model(tmp_path / "tiny.keras")
+    save_model(tiny, tmp_path / "tiny.weights.h5")
+    with pytest.raises(InputError, match=r"tiny.weights.h5 has no sidecar; expected its settings in .*.h5.json$"):
+        load_model(tmp_path / "tiny.weights.h5")
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])

@@ -251,7 +251,8 @@ def test_serving_is_of_a_saved_model(capsys):
 def test_what_only_a_served_graph_does_is_not_asked_of_another(option, tmp_path, capsys):
     command = ["export", "--model", "m.keras", "--format", "saved_model", "--output", str(tmp_path / "m"), option]
     assert main(command) == 2
-    assert f"{option.partition('=')[0]}: expected --serving beside it. Received: --output" in capsys.readouterr().err
+    beside = "--final or --serving" if option.startswith("--rescore") else "--serving"
+    assert f"{option.partition('=')[0]}: expected {beside} beside it. Received: --output" in capsys.readouterr().err
 
 
 def test_the_detector_refuses_a_served_model(any_size):
