@@ -57,8 +57,9 @@ class OffsetHeadConfig(Settings):
 class ModelConfig(Settings):
     """The network."""
 
-    #: `hrnet`, or for small devices `efficientnet_lite0` with a top-down feature pyramid that ends at stride 4.
-    backbone: Literal["hrnet", "efficientnet_lite0"] = "hrnet"
+    #: `hrnet`, or for small devices, with a top-down feature pyramid that ends at stride 4: `efficientnet_lite0`, or
+    #: `mobilenet_v2` of width 1.5 with MoveNet's pyramid, which starts from MoveNet's weights.
+    backbone: Literal["hrnet", "efficientnet_lite0", "mobilenet_v2"] = "hrnet"
     #: HRNet: width w; the four resolutions have w, 2w, 4w and 8w channels.
     width: Channels = 32
     #: HRNet: channels of the two stem convolutions.
@@ -73,20 +74,25 @@ class ModelConfig(Settings):
     blocks: Count = 4
     #: EfficientNet: channels of the feature pyramid.
     pyramid_channels: Channels = 64
-    #: Channels of the heatmap head. Default: HRNet's width, or half of `pyramid_channels`.
+    #: Channels of the heatmap head. Default: HRNet's width, half of `pyramid_channels`, or MobileNetV2's 24.
     heatmap_channels: Channels | None = None
     offset_head: OffsetHeadConfig = OffsetHeadConfig()
 
     @property
     def heatmap_width(self) -> int:
         """Channels of the heatmap head."""
-        default = self.width if self.backbone == "hrnet" else max(1, self.pyramid_channels // 2)
-        return self.heatmap_channels or default
+        defaults = {
+            "hrnet": self.width,
+            "efficientnet_lite0": max(1, self.pyramid_channels // 2),
+            "mobilenet_v2": 24,
+        }
+        return self.heatmap_channels or defaults[self.backbone]
 
     @model_validator(mode="after")
     def _settings_belong_to_the_backbone(self):
         hrnet = {"width", "stem_channels", "stage1_channels", "bottlenecks", "modules", "blocks"}
-        foreign = {"pyramid_channels"} if self.backbone == "hrnet" else hrnet
+        own = {"hrnet": hrnet, "efficientnet_lite0": {"pyramid_channels"}, "mobilenet_v2": set()}
+        foreign = set.union(*own.values()) - own[self.backbone]
         changed = [name for name in sorted(foreign) if getattr(self, name) != type(self).model_fields[name].default]
         if changed:
             raise ValueError(
@@ -245,7 +251,7 @@ class TrainingConfig(Settings):
     #: Or a trained model to start from, even with another skeleton: training takes its whole backbone, and its heads
     #: keypoint by keypoint.
     initial_weights: Path | None = None
-    #: Freezes the backbone's stem and this many of its first stages; HRNet has 4, EfficientNet 7. 0 trains everything.
+    #: Freezes the backbone's stem and this many of its first stages; HRNet has 4, the others 7. 0 trains everything.
     frozen_stages: Annotated[int, Field(ge=0)] = 0
     #: Freezes statistics, scale and shift of the backbone's batch normalization, for batches too small for statistics.
     #: Nothing then brings activations back into range, so training needs a small learning rate: at 1e-3, three quarters
@@ -344,7 +350,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _the_backbone_has_the_frozen_stages(self):
-        stages = {"hrnet": 4, "efficientnet_lite0": 7}[self.model.backbone]
+        stages = 4 if self.model.backbone == "hrnet" else 7
         if self.training.frozen_stages > stages:
             raise ValueError(
                 f"training.frozen_stages must be at most {stages} with model.backbone {self.model.backbone}. "

@@ -23,10 +23,11 @@ MEMBER = "sidecar.json"
 KERAS_CONFIG = "config.json"
 
 
-#: What the ImageNet weights of a backbone were trained on: RGB in 0..1 is normalized to (value - mean) / std.
+#: What the public weights of a backbone were trained on: RGB in 0..1 is normalized to (value - mean) / std.
 NORMALIZATION = {
     "hrnet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
+    "mobilenet_v2": ((0.5,) * 3, (0.5,) * 3),
 }
 
 

