@@ -53,12 +53,14 @@ def import_movenet(path: str | Path, config: Config) -> keras.Model:
             f"Received: {len(convolutions)}"
         )
     weights = []
-    for name, (kernel, bias) in zip(names, convolutions, strict=False):
+    for name, (stored, bias) in zip(names, convolutions, strict=False):
         layer = backbone.get_layer(name)
         # (filters, y, x, channels), but (1, y, x, channels) where each channel has a kernel of its own.
-        kernel = kernel.transpose(1, 2, 3, 0)
-        if kernel.shape != layer.kernel.shape or not np.isfinite(kernel).all() or not np.isfinite(bias).all():
-            raise InputError(f"{path}: expected finite {layer.kernel.shape} for {name}. Received: {kernel.shape}")
+        kernel = stored.transpose(1, 2, 3, 0)
+        if kernel.shape != layer.kernel.shape:
+            raise InputError(f"{path}: expected shape {layer.kernel.shape} for {name}. Received: {kernel.shape}")
+        if not np.isfinite(kernel).all() or not np.isfinite(bias).all():
+            raise InputError(f"{path}: expected finite weights for {name}. Received: NaN or infinity")
         if not layer.use_bias and bias.any():
             raise InputError(f"{path}: expected no bias for {name}. Received: one up to {abs(bias).max():.3g}")
         weights.append((layer, [kernel, bias] if layer.use_bias else [kernel]))

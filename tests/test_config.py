@@ -140,10 +140,14 @@ def test_a_skeleton_can_be_written_in_the_config(tmp_path):
         ("model: {offset_head: {block: deformable}}", "model.offset_head.block: .*Received: 'deformable'"),
         ("model: {offset_head: {channels: 250}}", "multiple of the number of keypoints, 17. Received: 250"),
         ("model: {offset_head: {branches: [[nose]]}}", r"every keypoint of the skeleton once.*: \[\['nose'\]\]"),
-        ("model: {backbone: resnet}", "model.backbone: .*'hrnet' or 'efficientnet_lite0'. Received: 'resnet'"),
+        ("model: {backbone: resnet}", "model.backbone: .*'efficientnet_lite0' or 'mobilenet_v2'. Received: 'resnet'"),
         (
             "model: {backbone: efficientnet_lite0, width: 16}",
             "yaml: model.backbone efficientnet_lite0 has no width. Received: 16$",
+        ),
+        (
+            "model: {backbone: mobilenet_v2, pyramid_channels: 16}",
+            "yaml: model.backbone mobilenet_v2 has no pyramid_channels. Received: 16$",
         ),
         ("model: {pyramid_channels: 32}", "yaml: model.backbone hrnet has no pyramid_channels. Received: 32$"),
         ("model: {stem_channels: 0}", "model.stem_channels: .*greater than 0. Received: 0"),

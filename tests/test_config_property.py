@@ -97,8 +97,8 @@ def changed(changes) -> dict:
         for each in groups:
             group = group.setdefault(each, {})
         group[last] = value
-    # EfficientNet has none of the settings of the small HRNet.
-    if content["model"].get("backbone") == "efficientnet_lite0":
+    # The other backbones have none of the settings of the small HRNet.
+    if content["model"].get("backbone", "hrnet") != "hrnet":
         content["model"] = {name: value for name, value in content["model"].items() if name not in BASE["model"]}
     return content
 

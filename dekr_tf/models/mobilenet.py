@@ -1,8 +1,8 @@
 """MobileNetV2 of width 1.5 with a feature pyramid, as MoveNet MultiPose Lightning has them (Google, 2021).
 
-Sandler et al., CVPR 2018, section 3; the pyramid as in MoveNet's graph. Its weights come with batch normalization folded,
-so the convolutions here have biases instead: train this backbone from these weights, not from random ones. Layer names
-follow the structure, since the weights are matched by them.
+Sandler et al., CVPR 2018, section 3; the pyramid as in MoveNet's graph. MoveNet's weights come with batch normalization
+folded, so the convolutions here have biases instead: train this backbone from these weights, not from random ones.
+Layer names follow the structure, since the weights are matched by them.
 """
 
 from keras import layers

@@ -19,6 +19,7 @@ from dekr_tf.sidecar import Sidecar
 
 TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
+MOBILENET = {"backbone": "mobilenet_v2", "heatmap_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 #: Pixels, scores.
 COORDINATES, SCORES = 1e-3, 1e-5
@@ -66,7 +67,12 @@ def lite0():
     return build(LITE0, output_scale=2.0)
 
 
-@pytest.fixture(params=["network", "lite0"])
+@pytest.fixture(scope="module")
+def mobilenet():
+    return build(MOBILENET)
+
+
+@pytest.fixture(params=["network", "lite0", "mobilenet"])
 def any_network(request):
     return request.getfixturevalue(request.param)
 
@@ -222,6 +228,14 @@ def test_sums_of_efficientnet(lite0):
     assert (len(subtracted), len(fusible)) == (1 + 1 + 2 + 2 + 3 + 3 + 1, 0)
     added, subtracted, fusible = sums_of(build_pose_model(*lite0, fusible=True))
     assert (len(added), len(subtracted), len(fusible)) == (13, 0, 13)
+
+
+def test_sums_of_mobilenet(mobilenet):
+    # Convolutions with a bias of their own: each block with a shortcut, each level of the pyramid, the heatmap head.
+    _, subtracted, fusible = sums_of(build_pose_model(*mobilenet))
+    assert (len(subtracted), len(fusible)) == (1 + 2 + 3 + 2 + 2 + 3 + 1, 0)
+    added, subtracted, fusible = sums_of(build_pose_model(*mobilenet, fusible=True))
+    assert (len(added), len(subtracted), len(fusible)) == (14, 0, 14)
 
 
 def test_calls_of_several_threads_do_not_disturb_each_other(any_network, graphs):
