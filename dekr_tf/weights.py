@@ -12,8 +12,8 @@ from typing import Any, Literal
 from dekr_tf.errors import InputError
 from dekr_tf.files.inputs import exists
 
-#: The model that comes with the package.
-PRESET = "people_lite0"
+#: The model that comes with the package, and that is used where none is named: weights for Keras, and a LiteRT model.
+PRESET = "people_mobilenet"
 PRESET_FOLDER = Path(__file__).parent / "presets"
 #: The environment variable that moves the cache folder.
 CACHE_VARIABLE = "DEKR_TF_CACHE"
@@ -121,19 +121,22 @@ def cached_file(name: str, kind: str, folder: Path) -> Path:
     return folder / f"{name}{SUFFIXES[kind]}"
 
 
-def resolve(source: str | Path, kind: Literal["network", "backbone", "rescoring net"]) -> str | Path:
+def resolve(
+    source: str | Path, kind: Literal["network", "backbone", "rescoring net"], *, exported: bool = False
+) -> str | Path:
     """The file that `source` stands for: of the weights of this name, where there is no file of this name.
 
     Args:
         source: a path, which comes back as it is, `PRESET` or a name of `WEIGHTS`.
         kind: what is expected.
+        exported: whether a model that is not Keras' will do: then the preset's is the one for LiteRT.
 
     Raises:
         InputError: the name is of another kind of weights, or they are not on this machine yet.
     """
     name = str(source)
     if name == PRESET and kind == "network" and not exists(source):
-        return PRESET_FOLDER / f"{PRESET}.weights.npz"
+        return PRESET_FOLDER / f"{PRESET}{'.tflite' if exported else '.weights.npz'}"
     if name not in WEIGHTS or exists(source):
         return source
     weights = WEIGHTS[name]

@@ -101,6 +101,7 @@ def inputs(tmp_path_factory):
     photo = min(folder.glob("photos/*"))
     for name in ("photo.jpg", "astronaut.jpg"):
         cv2.imwrite(str(folder / name), cv2.imread(str(photo)))
+    shutil.copytree(ROOT / "dekr_tf/presets", folder / "dekr_tf/presets")
     video = cv2.VideoWriter(str(folder / "street.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (128, 96))
     for _ in range(2):
         video.write(cv2.imread(str(photo)))

@@ -1,28 +1,70 @@
-"""The model that comes with the package."""
+"""The model of the package: it finds people in a photo, and verbs and classes use it where no model is named."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dekr_tf.cli.main import main
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.weights import PRESET, resolve
+from dekr_tf.inference.engines import KerasEngine
+from dekr_tf.sidecar import read_sidecar
+from dekr_tf.weights import PRESET, PRESET_FOLDER, resolve
 
 PHOTO = Path(__file__).parents[1] / "docs/images/astronaut.jpg"
 #: Of the photo's person, read off by eye; pixels.
-NOSE, SHOULDERS = (222, 128), ((302, 232), (110, 238))
+POINTS = {"nose": (222, 128), "left_shoulder": (302, 232), "right_shoulder": (110, 238)}
+
+
+def check_astronaut(keypoints, names):
+    points = [np.asarray(keypoints)[names.index(name), :2] for name in POINTS]
+    np.testing.assert_allclose(points, list(POINTS.values()), atol=25)
+
+
+def test_its_files_have_the_same_settings():
+    keras, exported = (read_sidecar(resolve(PRESET, "network", exported=exported)) for exported in (False, True))
+    assert exported.artifact is not None
+    assert exported.model_copy(update={"artifact": None}) == keras
+    assert sum(path.stat().st_size for path in PRESET_FOLDER.iterdir()) < 16_000_000
 
 
 def test_a_file_of_its_name_comes_first(tmp_path, monkeypatch):
-    assert Path(resolve(PRESET, "network")).is_file()
     monkeypatch.chdir(tmp_path)
     Path(PRESET).touch()
     assert resolve(PRESET, "network") == PRESET
 
 
+def test_a_device_finds_the_astronaut_without_tensorflow(tmp_path):
+    """The base tier alone, in a process that refuses what the others bring."""
+    code = (
+        "import sys\n"
+        "for name in ('tensorflow', 'keras', 'matplotlib', 'pycocotools'): sys.modules[name] = None\n"
+        "from dekr_tf.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    output = tmp_path / "poses.json"
+    command = [sys.executable, "-c", code, "predict", str(PHOTO), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best = max(json.loads(output.read_text()), key=lambda person: person["score"])
+    check_astronaut(np.reshape(best["keypoints"], (-1, 3)), PoseDetector().sidecar.schema.names)
+
+
 @pytest.mark.slow
-def test_it_finds_the_astronaut():
-    best, _ = PoseDetector(PRESET, flip=True)(PHOTO)[0]
-    names = ("nose", "left_shoulder", "right_shoulder")
-    points = best[[PoseDetector(PRESET).sidecar.schema.names.index(name) for name in names], :2]
-    np.testing.assert_allclose(points, (NOSE, *SHOULDERS), atol=30)
+def test_settings_that_its_file_does_not_have_take_keras():
+    detector = PoseDetector(input_size=384)
+    assert isinstance(detector.engine, KerasEngine)
+    check_astronaut(detector(PHOTO).keypoints[0], detector.sidecar.schema.names)
+    for options in ({}, {"flip": True}, {"match": True}):
+        check_astronaut(PoseDetector(**options)(PHOTO).keypoints[0], detector.sidecar.schema.names)
+
+
+@pytest.mark.slow
+def test_verbs_take_it(tmp_path, capsys):
+    assert main(["benchmark", "--image", str(PHOTO), "--rounds", "1", "--warmup", "0"]) == 0
+    assert f"{PRESET}.tflite" in capsys.readouterr().out
+    assert main(["visualize", "heatmap", str(PHOTO), "--output", str(tmp_path / "maps")]) == 0
+    assert len(list((tmp_path / "maps").iterdir())) == 1

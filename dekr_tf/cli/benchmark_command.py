@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dekr_tf.errors import InputError
 from dekr_tf.files.inputs import exists
-from dekr_tf.weights import resolve
+from dekr_tf.weights import PRESET, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `dekr benchmark`."""
     parser.add_argument(
         "models",
-        nargs="+",
+        nargs="*",
+        default=[PRESET],
         metavar="MODEL",
-        help="one or two: .keras, .tflite or .onnx file, or folder of a SavedModel",
+        help="one or two: .keras, .tflite or .onnx file, or folder of a SavedModel (default: the model of the package)",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of the engine and OpenCV (default: all that may be used)"
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name}: expected {least} or more. Received: {value}")
-    arguments.models = [str(resolve(model, "network")) for model in arguments.models]
+    arguments.models = [str(resolve(model, "network", exported=True)) for model in arguments.models]
     for model in arguments.models:
         if not exists(model):
             raise InputError(f"no such model: {model}")

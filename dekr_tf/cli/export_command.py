@@ -13,6 +13,7 @@ from typing import TypeVar
 from dekr_tf.cli.arguments import image_size
 from dekr_tf.config import load_config
 from dekr_tf.errors import InputError
+from dekr_tf.weights import PRESET
 
 T = TypeVar("T")
 
@@ -24,7 +25,12 @@ MOST_PHOTOS = 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `dekr export`."""
-    parser.add_argument("--model", required=True, metavar="FILE", help=".keras, .weights.h5 or .weights.npz file")
+    parser.add_argument(
+        "--model",
+        default=PRESET,
+        metavar="FILE",
+        help=".keras, .weights.h5 or .weights.npz file (default: %(default)s, which comes with the package)",
+    )
     parser.add_argument("--config", metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--format", required=True, choices=("saved_model", "tflite", "onnx"), help="what to write")
     written = parser.add_mutually_exclusive_group(required=True)

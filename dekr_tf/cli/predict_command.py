@@ -1,6 +1,6 @@
 """Find people in photos, a video, or what a camera sees.
 
-  dekr predict photos/ --model best.keras --output poses.json --draw drawn/
+  dekr predict photos/ --output poses.json --draw drawn/
   dekr predict street.mp4 --model best.keras --output poses.csv --draw drawn.mp4 --track
   dekr predict camera:0 --model best.keras --draw drawn.mp4
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.cli.photos import drawing_paths, output_format, report_people
 from dekr_tf.errors import InputError
+from dekr_tf.weights import PRESET, resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, folders or patterns such as 'photos/*.jpg'; or one video; or camera:0, the first camera",
     )
     parser.add_argument(
-        "--model", required=True, metavar="FILE", help="model file, or a name that `dekr weights` lists"
+        "--model",
+        default=PRESET,
+        metavar="FILE",
+        help="model file, or a name that `dekr weights` lists (default: %(default)s, which comes with the package)",
     )
     parser.add_argument("--config", metavar="FILE", help="experiment's YAML file, for a model file without settings")
     parser.add_argument(
@@ -73,7 +77,6 @@ def run(arguments: argparse.Namespace) -> None:
     from dekr_tf.files.video import is_video
     from dekr_tf.inference.detector import PoseDetector
     from dekr_tf.inference.open_model import model_files
-    from dekr_tf.weights import resolve
 
     config = load_config(arguments.config) if arguments.config else None
     if not exists(resolve(arguments.model, "network")):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dekr_tf.cli.photos import check_none_refused, drawing_paths, usable_photos
 from dekr_tf.errors import InputError
+from dekr_tf.weights import PRESET
 
 if TYPE_CHECKING:
     import keras
@@ -45,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action, draw in ((activation, _activation), (saliency, _saliency), (heatmap, _heatmap)):
         action.add_argument("images", nargs="+", metavar="PHOTOS", help="files, folders or patterns")
         action.add_argument(
-            "--model", required=True, metavar="FILE", help="model file, .keras, .weights.h5 or .weights.npz"
+            "--model",
+            default=PRESET,
+            metavar="FILE",
+            help="model file, .keras, .weights.h5 or .weights.npz (default: %(default)s, which comes with the package)",
         )
         action.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the pictures")
         action.add_argument(

@@ -1,6 +1,6 @@
 """Find people in the browser: photos, videos and the webcam, on a page that uploads nothing.
 
-  dekr web --model model.tflite                   serves the page on this machine: open http://localhost:8000
+  dekr web                                        serves the page on this machine: open http://localhost:8000
   dekr web --model model.tflite --output site/    writes it as a static site, for any web server
 
 The page runs the model itself, with LiteRT.js, which npm installs when the site is written. You may give two models,
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from dekr_tf.errors import InputError
+from dekr_tf.weights import PRESET
 
 #: With these, browsers give threads to a page.
 ISOLATION_HEADERS = {
@@ -51,11 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `dekr web`."""
     parser.add_argument(
         "--model",
-        required=True,
+        default=[Path(PRESET)],
         nargs="+",
         type=Path,
         metavar="FILE",
-        help=".tflite file of `dekr export`, or two of them: graph poses, and graph maps for WebGPU",
+        help=".tflite file of `dekr export`, or two of them: graph poses, and graph maps for WebGPU (default: the "
+        "model of the package)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--output", type=Path, metavar="SITE", help="write the site to this new or empty folder")

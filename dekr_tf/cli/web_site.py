@@ -12,7 +12,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.files.inputs import exists, is_file, read_json
 from dekr_tf.files.outputs import atomic_outputs
 from dekr_tf.sidecar import Sidecar, embedded_settings, read_sidecar, sidecar_path
-from dekr_tf.weights import cache_folder
+from dekr_tf.weights import cache_folder, resolve
 
 #: Where the files of npm packages go in the site. We leave out LiteRT.js's build for operators split between WebGPU and
 #: WASM, which the page does not use.
@@ -32,14 +32,14 @@ def check_models(models: Sequence[Path]) -> dict[str, Path]:
     """The models of a site by their graph.
 
     Args:
-        models: `.tflite` files.
+        models: `.tflite` files; a name of weights stands for its file.
 
     Raises:
         InputError: one of them is not a `.tflite` file of `dekr export` with its settings inside, or two have the same
             graph.
     """
     by_graph = {}
-    for path in models:
+    for path in (Path(resolve(model, "network", exported=True)) for model in models):
         graph = _sidecar_inside(path).artifact.graph
         if graph in by_graph:
             raise InputError(f"expected one model for each graph. Received: {by_graph[graph]} and {path}, both {graph}")

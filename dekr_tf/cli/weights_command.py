@@ -56,7 +56,7 @@ def _list(folder):
         accuracy = weights.accuracy or "-"
         size = f"{weights.megabytes:5.4g}"
         print(f"{name:20}{here:6}{weights.kind:15}{size}  {accuracy:26}{weights.license:12}{weights.source}")
-    print(f"{PRESET} comes with the package: --model {PRESET}")
+    print(f"{PRESET} comes with the package, and is used where no model is named.")
     print(f"folder: {folder}")
     print("Sizes are of the downloads, about. The AP is what the source publishes; it has not been measured here.")
 

@@ -20,6 +20,7 @@ from dekr_tf.inference.rescoring import RescoringNet, open_rescoring_net
 from dekr_tf.poses import Poses
 from dekr_tf.preprocessing import Placement, Preprocessor, check_input_size, sorted_scales
 from dekr_tf.sidecar import Sidecar
+from dekr_tf.weights import PRESET, resolve
 
 if TYPE_CHECKING:
     import keras
@@ -47,7 +48,8 @@ class PoseDetector:
 
     Args:
         model: path of a model file, a name that `dekr weights` lists, a `PoseEstimator`, a Keras model, an engine or
-            a function as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now.
+            a function as its `run` (`engines.Engine`). A Keras model's weights are taken as they are now. By default
+            the model of the package: on LiteRT, or on Keras with `config`, `input_size`, `dense` or other `scales`.
         sidecar: settings of a model that brings none; files, `PoseEstimator` and the network of `build_dekr` do.
         config: of the experiment, where there is no sidecar.
         input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the
@@ -74,7 +76,7 @@ class PoseDetector:
 
     def __init__(
         self,
-        model: "str | Path | keras.Model | Engine | Callable",
+        model: "str | Path | keras.Model | Engine | Callable" = PRESET,
         sidecar: Sidecar | None = None,
         *,
         config: Config | None = None,
@@ -92,6 +94,9 @@ class PoseDetector:
         if nms_threshold is not None and not (math.isfinite(nms_threshold) and nms_threshold > 0):
             raise InputError(f"NMS threshold: expected a positive number. Received: {nms_threshold}")
         self.match = match
+        other_sizes = sorted_scales(scales) != (1.0,)
+        if isinstance(model, str | Path):
+            model = resolve(model, "network", exported=not (config or input_size or dense or other_sizes))
         self.engine, self.sidecar = open_model(
             model,
             sidecar,
@@ -99,7 +104,7 @@ class PoseDetector:
             flip=flip,
             dense=dense,
             threads=threads,
-            heatmap=match or sorted_scales(scales) != (1.0,),
+            heatmap=match or other_sizes,
         )
         self._final = self.sidecar.artifact is not None and self.sidecar.artifact.final
         if self._final and not (nms_threshold is None and rescore is None):

@@ -25,6 +25,7 @@ from dekr_tf.preprocessing import normalization
 from dekr_tf.sidecar import Artifact, Sidecar
 from dekr_tf.training.gradient_checkpointing import checkpointed
 from dekr_tf.training.losses import heatmap_loss, offset_loss
+from dekr_tf.weights import PRESET
 
 if TYPE_CHECKING:
     from converters.verify import Comparison
@@ -86,11 +87,12 @@ class PoseEstimator(keras.Model):
         self.built = True
 
     @classmethod
-    def from_preset(cls, preset: str | os.PathLike, config: Config | None = None) -> "PoseEstimator":
+    def from_preset(cls, preset: str | os.PathLike = PRESET, config: Config | None = None) -> "PoseEstimator":
         """Opens a trained model.
 
         Args:
-            preset: a name that `dekr weights` lists, or the path of a `.keras`, `.weights.h5` or `.weights.npz` file.
+            preset: a name that `dekr weights` lists, or the path of a `.keras`, `.weights.h5` or `.weights.npz` file;
+                by default the model of the package.
             config: settings of a file that has none.
 
         Raises:

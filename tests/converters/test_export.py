@@ -16,7 +16,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers.table import Table
-from networks import tiny_hrnet
+from networks import random_network, tiny_hrnet
 
 from converters import to_tflite, verify
 from converters.export import SUFFIXES, export_model, keras_detector, synthetic_photos
@@ -27,7 +27,6 @@ from dekr_tf.inference.decoder import select_poses
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.inference.engines import POSES
 from dekr_tf.inference.rescoring import RescoringNet
-from dekr_tf.models import build_dekr
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, read_sidecar, sidecar_path
 
@@ -52,18 +51,8 @@ pytestmark = pytest.mark.slow
 
 
 def build(backbone=TINY):
-    """A network with random weights that finds people of odd shapes everywhere, and its sidecar."""
-    keras.utils.set_random_seed(0)
     config = Config(keypoints=ANIMAL, input_size=64, model=backbone)
-    model = build_dekr(config.model, config.schema)
-    for layer in model.layers:
-        if hasattr(layer, "offset_bias"):
-            layer.offset_bias.assign(np.random.normal([1, 0, 0, 1, 0, 0], 0.5, layer.offset_bias.shape))
-    heatmap, offset = model.get_layer("heatmap"), model.get_layer("offset_g1_final")
-    heatmap.kernel.assign(np.random.normal(0, 0.1, heatmap.kernel.shape))
-    heatmap.bias.assign(np.full(heatmap.bias.shape, 0.5))
-    offset.kernel.assign(np.random.normal(0, 0.1, offset.kernel.shape))
-    return model, Sidecar.from_config(config)
+    return random_network(config), Sidecar.from_config(config)
 
 
 @pytest.fixture(scope="module")

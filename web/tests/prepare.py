@@ -13,9 +13,11 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
 import cv2
-import keras
 import numpy as np
+from networks import random_network, tiny_hrnet
 
 from converters import verify
 from converters.export import export_model, synthetic_photos
@@ -23,7 +25,6 @@ from dekr_tf.cli.web_site import check_models, write_site
 from dekr_tf.config import Config
 from dekr_tf.files.images import write_image
 from dekr_tf.inference.detector import PoseDetector
-from dekr_tf.models import build_dekr
 from dekr_tf.preprocessing import best_fit
 from dekr_tf.sidecar import Artifact, Sidecar
 
@@ -35,7 +36,7 @@ ANIMAL = {
 CONFIG = Config(
     keypoints=ANIMAL,
     input_size=64,
-    model={"width": 4, "bottlenecks": 1, "modules": [1, 1, 1], "blocks": 1},
+    model=tiny_hrnet(4),
     decoder={"keypoint_error": 2},
 )
 MODELS = {
@@ -46,20 +47,6 @@ MODELS = {
 }
 #: (height, width) of photos and of network inputs.
 LETTERBOXES = [((97, 131), (64, 96)), ((300, 200), (64, 96)), ((50, 75), (64, 64)), ((240, 424), (96, 64))]
-
-
-def random_network() -> keras.Model:
-    """A network whose heatmaps have peaks everywhere, with offsets of some cells."""
-    keras.utils.set_random_seed(0)
-    model = build_dekr(CONFIG.model, CONFIG.schema)
-    for layer in model.layers:
-        if hasattr(layer, "offset_bias"):
-            layer.offset_bias.assign(np.random.normal([1, 0, 0, 1, 0, 0], 0.5, layer.offset_bias.shape))
-    heatmap, offset = model.get_layer("heatmap"), model.get_layer("offset_g1_final")
-    heatmap.kernel.assign(np.random.normal(0, 0.1, heatmap.kernel.shape))
-    heatmap.bias.assign(np.full(heatmap.bias.shape, 0.5))
-    offset.kernel.assign(np.random.normal(0, 0.3, offset.kernel.shape))
-    return model
 
 
 def write_photos(folder: Path, scene: np.ndarray) -> list[str]:
@@ -106,7 +93,7 @@ def main(folder: Path) -> None:
     write_video(folder / "video.webm", scene)
     # Random weights are no measure of what eight bits do to trained ones.
     verify.TOLERANCES["int8"] = verify.Tolerance(1e3, 1e3, 1.0)
-    model, sidecar = random_network(), Sidecar.from_config(CONFIG)
+    model, sidecar = random_network(CONFIG, spread=0.3), Sidecar.from_config(CONFIG)
     expected = {}
     for name, artifact in MODELS.items():
         path = folder / f"{name}.tflite"
