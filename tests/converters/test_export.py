@@ -35,6 +35,7 @@ OLD_RUNTIME = ROOT / ".venv" / "tflite-runtime" / "bin" / "python"
 
 TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
+MOBILENET = {"backbone": "mobilenet_v2", "heatmap_channels": 8}
 ANIMAL = {
     "names": ["nose", "left", "right", "tail"],
     "flip_pairs": [["left", "right"]],
@@ -60,9 +61,9 @@ def network():
     return build()
 
 
-@pytest.fixture(scope="module")
-def lite0():
-    return build(LITE0)
+@pytest.fixture(scope="module", params=[LITE0, MOBILENET], ids=lambda model: model["backbone"])
+def small(request):
+    return build(request.param)
 
 
 def exporter(network, tmp_path_factory):
@@ -86,8 +87,8 @@ def export(network, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def export_lite0(lite0, tmp_path_factory):
-    return exporter(lite0, tmp_path_factory)
+def export_small(small, tmp_path_factory):
+    return exporter(small, tmp_path_factory)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -140,8 +141,8 @@ def test_poses_are_those_of_keras(network, export, form, artifact):
     ],
     ids=str,
 )
-def test_poses_of_efficientnet_are_those_of_keras(lite0, export_lite0, form, artifact):
-    check_poses(export_lite0(form, **artifact), *lite0, artifact)
+def test_poses_of_small_backbones_are_those_of_keras(small, export_small, form, artifact):
+    check_poses(export_small(form, **artifact), *small, artifact)
 
 
 def check_poses(path, model, sidecar, artifact):
@@ -321,7 +322,7 @@ def test_batch_normalization_is_folded(export):
     assert not {"VAR_HANDLE", "READ_VARIABLE", "RSQRT", "MUL", "SUB"} & set(counts)
 
 
-@pytest.mark.parametrize("backbone", ["export", "export_lite0"])
+@pytest.mark.parametrize("backbone", ["export", "export_small"])
 def test_maps_run_in_one_piece_on_the_delegate(backbone, request):
     """No operator is left for LiteRT's own kernels, and TensorFlow's rules find none that a GPU would not take."""
     path = request.getfixturevalue(backbone)("tflite", graph="maps", input_sizes=((64, 64),))
@@ -368,14 +369,14 @@ def test_precisions(export, any_difference, precision):
 
 
 @pytest.mark.parametrize("precision", ["float16", "dynamic_int8", "int8"])
-def test_precisions_of_efficientnet(export_lite0, any_difference, precision):
+def test_precisions_of_small_backbones(export_small, any_difference, precision):
     """In each the maps run in one piece on the delegate, which has no depthwise convolution for `dynamic_int8`."""
-    path = export_lite0(
+    path = export_small(
         "tflite", graph="maps", input_sizes=((64, 64),), precision=precision, calibrate=precision == "int8"
     )
     counts = operators(path)
-    # The blocks' and the pyramid's.
-    assert counts["DEPTHWISE_CONV_2D"] == 16 + 4
+    # The blocks' and the pyramid's: 16 + 4 of EfficientNet, 17 + 3 of MobileNetV2.
+    assert counts["DEPTHWISE_CONV_2D"] == 20
     kernels, _ = constants(path, "DEPTHWISE_CONV_2D")
     assert set(kernels) == {np.int8 if precision == "int8" else np.float32}
     kernels, _ = constants(path)
