@@ -1,4 +1,4 @@
-# make demo, test, test-web, lint, docs: each sets up .venv first if necessary. make PYTHON=python3.12 chooses the
+# make demo, demo-train, test, test-web, lint, docs: each sets up .venv first if necessary. make PYTHON=python3.12 chooses the
 # interpreter of a new .venv; make clean removes everything that make created.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
-.PHONY: test test-fast test-web lint docs demo fuzz clean
+.PHONY: test test-fast test-web lint docs demo demo-train fuzz clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -43,13 +43,20 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
 	@echo "The site is in site/; $(BIN)/mkdocs serve shows it."
 
+# Finds people in photos, with the model of the package.
 demo: $(STAMP)
+	$(BIN)/dekr predict docs/photos --output demo/poses.json --draw demo/pictures
+	@echo "Look at the pictures in demo/pictures; the poses are in demo/poses.json."
+	@echo "Next: $(BIN)/dekr predict YOUR_PHOTOS --draw drawn/; training on your data, docs/own_keypoints.md."
+
+# The whole chain on drawn people.
+demo-train: $(STAMP)
 	$(BIN)/dekr data synthetic --output demo/data
 	$(BIN)/dekr train --config configs/synthetic_small.yaml --output demo/model --resume
 	$(BIN)/dekr evaluate --model $(MODEL) --annotations demo/data/val.json --images demo/data/val/images
-	$(BIN)/dekr predict demo/data/val/images --model $(MODEL) --output demo/poses.json --draw demo/pictures
-	@echo "Look at the pictures in demo/pictures; the poses are in demo/poses.json, the model is $(MODEL)."
-	@echo "Next: public weights for your photos, docs/weights.md; training on your data, docs/own_keypoints.md."
+	$(BIN)/dekr predict demo/data/val/images --model $(MODEL) --output demo/drawn_people.json --draw demo/drawn_people
+	@echo "Look at the pictures in demo/drawn_people; the poses are in demo/drawn_people.json, the model is $(MODEL)."
+	@echo "Next: training on your data, docs/own_keypoints.md."
 
 # Seconds per fuzzed part.
 FUZZ_SECONDS ?= 60
