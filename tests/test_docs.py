@@ -99,9 +99,8 @@ def inputs(tmp_path_factory):
     shutil.rmtree(folder / "val")
     shutil.copytree(folder / "data/val", folder / "val")
     photo = min(folder.glob("photos/*"))
-    for name in ("photo.jpg", "astronaut.jpg"):
-        cv2.imwrite(str(folder / name), cv2.imread(str(photo)))
-    shutil.copytree(ROOT / "dekr_tf/presets", folder / "dekr_tf/presets")
+    cv2.imwrite(str(folder / "photo.jpg"), cv2.imread(str(photo)))
+    shutil.copytree(ROOT / "docs/photos", folder / "docs/photos")
     video = cv2.VideoWriter(str(folder / "street.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (128, 96))
     for _ in range(2):
         video.write(cv2.imread(str(photo)))
