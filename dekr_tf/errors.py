@@ -36,3 +36,7 @@ class ServingError(DekrError):
 
 class TrainingError(DekrError):
     """A training that had begun cannot go on: a loss is not finite, a machine is lost, or a file cannot be written."""
+
+
+class WorkerError(DekrError):
+    """Processes that share a work cannot finish it: one after the other died, or they cannot be started."""

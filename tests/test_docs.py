@@ -43,6 +43,7 @@ NOT_RUN = {
     "KERAS_BACKEND": "a process has one backend; see tests/training/test_keras_training.py",
     "--serving": "see tests/serving",
     "serve-client": "see tests/serving",
+    "RAY_ADDRESS": "there is no cluster",
     "dekr web": "npm may be missing; see tests/cli/test_web.py and make test-web",
 }
 
@@ -155,7 +156,7 @@ def test_commands_run(page, here, capsys):
         finally:
             tf.config.run_functions_eagerly(False)
         assert code == 0, f"{command}\n{capsys.readouterr().err}"
-        for option in ("--output", "--draw", "--plot", "--results-output"):
+        for option in ("--output", "--draw", "--plot", "--results-output", "--shards"):
             if option in arguments:
                 assert (here / arguments[arguments.index(option) + 1]).exists(), command
 
