@@ -12,7 +12,9 @@ workers look at very many photos; the same command again continues a run that wa
 """
 
 import argparse
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +154,11 @@ def _predict_shards(arguments: argparse.Namespace, options: dict[str, Any]) -> N
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     photos = list_photos(arguments.images)
     shard_size = SHARD_SIZE if arguments.shard_size is None else arguments.shard_size
-    bad = predict_shards(
-        photos, arguments.shards, arguments.model, workers=arguments.workers, shard_size=shard_size, **options
-    )
+    # Ray prints what happens to its workers on standard output.
+    with contextlib.redirect_stdout(sys.stderr):
+        bad = predict_shards(
+            photos, arguments.shards, arguments.model, workers=arguments.workers, shard_size=shard_size, **options
+        )
     if bad:
         raise InputError(
             f"expected photos that can be used. Received: {bad} of {len(photos)} that cannot, see "

@@ -7,11 +7,13 @@ anew, with the shard that it had. It is imported only where a run begins; so is 
 import contextlib
 import glob
 import hashlib
+import importlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,8 +139,8 @@ def predict_shards(
             cannot be opened; or there are more workers than processors of the cluster.
         WorkerError: Ray lost the workers of a shard again and again, or cannot start them.
     """
-    from ray.util import ActorPool
-
+    # A missing package is said before anything is written.
+    importlib.import_module("ray")
     for name, value in (("workers", workers), ("shard size", shard_size)):
         if value is not None and value < 1:
             raise InputError(f"{name}: expected 1 or more. Received: {value}")
@@ -161,16 +163,13 @@ def predict_shards(
     if missing:
         options |= {"config": config, "rescore": _anywhere(rescore) if rescore else None}
         with (
-            _ray(workers),
+            _ray(workers) as ours,
             _errors_of_workers(),
-            _start_workers(workers, len(missing), _anywhere(model), options) as pool,
+            _start_workers(workers, len(missing), _anywhere(model), options, ours) as pool,
             _progress(shards, missing) as progress,
         ):
             write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-            tasks = ActorPool(pool).map_unordered(
-                lambda worker, number: worker.label.remote(number, shards[number]), missing
-            )
-            for number, found, bad in tasks:
+            for number, found, bad in _labeled(pool, {number: shards[number] for number in missing}):
                 # The shard counts as made when its poses are there, so they come last.
                 (folder / f"bad-{names[number]}").unlink(missing_ok=True)
                 if bad:
@@ -211,7 +210,9 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _start_workers(workers: int | None, shards: int, model: str, options: dict[str, Any]) -> Iterator[list]:
+def _start_workers(
+    workers: int | None, shards: int, model: str, options: dict[str, Any], ours: bool
+) -> Iterator[list[Any]]:
     """Yields actors of Ray that have opened the model, no more than shards; they divide the processors among them."""
     import ray
 
@@ -224,30 +225,52 @@ def _start_workers(workers: int | None, shards: int, model: str, options: dict[s
     options = {**options, "threads": processors // count}
     pool = [actor.remote(model, os.getcwd(), options) for _ in range(count)]
     try:
-        ray.get([worker.open.remote() for worker in pool])
+        for opened in [worker.open.remote().future() for worker in pool]:
+            opened.result()
         yield pool
     finally:
-        for worker in pool:
+        # Of our own Ray, they end with it, and without Ray's messages.
+        for worker in [] if ours else pool:
             ray.kill(worker)
 
 
+def _labeled(pool: Sequence[Any], shards: Mapping[int, Sequence[str]]) -> Iterator[tuple[int, str, str]]:
+    """Gives each worker a shard at a time, and yields what they return as it comes.
+
+    `ray.get`, and with it Ray's `ActorPool`, would make an interrupt of every signal that ends the program.
+    """
+    free, waiting, running = list(pool), iter(shards.items()), {}
+    while True:
+        for worker, shard in zip(free, waiting, strict=False):
+            running[worker.label.remote(*shard).future()] = worker
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        free = [running.pop(each) for each in done]
+        yield from (each.result() for each in done)
+
+
 @contextlib.contextmanager
-def _ray(workers: int | None) -> Iterator[None]:
-    """Runs Ray, or uses what the program runs already."""
+def _ray(workers: int | None) -> Iterator[bool]:
+    """Runs Ray, or uses what the program runs already; yields whether it is ours."""
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     local = {"num_cpus": max(workers or 1, available_processors()), "include_dashboard": False}
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address, log_to_driver=False, logging_level="ERROR", **(local if address == "local" else {}))
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **(local if address == "local" else {}))
+    except Exception as error:  # Of many kinds. A loaded machine, which takes too long, raises this one itself.
+        ray.shutdown()
+        raise WorkerError(f"cannot start Ray, or join that at {address}: {_line(error)}") from error
     try:
         # Ray takes the signal to itself.
         if signal.getsignal(signal.SIGTERM) is not handler:
             signal.signal(signal.SIGTERM, handler)
-        yield
+        yield True
     finally:
         ray.shutdown()
 
@@ -264,10 +287,7 @@ def _errors_of_workers() -> Iterator[None]:
             raise InputError(str(error.cause)) from error
         raise
     except RayError as error:
-        reason = "".join(each if each.isprintable() else " " for each in str(error))
-        raise WorkerError(
-            f"workers cannot go on, but the same call continues. {' '.join(reason.split())[:300]}"
-        ) from error
+        raise WorkerError(f"workers cannot go on, but the same call continues. {_line(error)}") from error
 
 
 def _progress(shards: Sequence[Sequence[str]], missing: Sequence[int]) -> tqdm:
@@ -370,6 +390,11 @@ def _check_protocols(photos: Iterable[str]) -> None:
             fsspec.get_filesystem_class(protocol.rpartition("::")[2])
         except (ImportError, ValueError) as error:
             raise InputError(f"cannot read addresses with {protocol}://: {error}") from error
+
+
+def _line(error: Exception) -> str:
+    text = "".join(each if each.isprintable() else " " for each in str(error))
+    return " ".join(text.split())[:300]
 
 
 def _reason(error: Exception) -> str:
