@@ -40,8 +40,8 @@ SHARD_SIZE = 500
 MANIFEST = "manifest.json"
 #: Suffix of a file that lists photos.
 LIST_SUFFIX = ".txt"
-#: How often Ray gives a shard to a new worker before the run ends.
-RETRIES = 3
+#: How often Ray gives a shard to a new worker before the run ends. While a worker starts, one death may cost two tries.
+RETRIES = 8
 
 
 def list_photos(sources: Iterable[str | os.PathLike]) -> list[str]:
