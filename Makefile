@@ -1,5 +1,5 @@
-# make demo, demo-train, test, test-web, lint, docs: each sets up .venv first if necessary. make PYTHON=python3.12 chooses the
-# interpreter of a new .venv; make clean removes everything that make created.
+# make demo, demo-train, test, test-web, test-arm, lint, docs: each sets up .venv first if necessary.
+# make PYTHON=python3.12 chooses the interpreter of a new .venv; make clean removes everything that make created.
 
 PYTHON ?= python3
 # We need PyTorch only to write the reference's checkpoints and to test training on it, so a build without CUDA will do;
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
 MODEL := demo/model/last.keras
 
-.PHONY: test test-fast test-web lint docs demo demo-train fuzz clean
+.PHONY: test test-fast test-web test-arm lint docs demo demo-train fuzz clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -32,6 +32,11 @@ test-web: $(STAMP)
 	export WEB_TEST_DATA=$(CURDIR)/build/web CHROMIUM=$$(command -v chromium); \
 	rm -rf $$WEB_TEST_DATA; $$PYTHON web/tests/prepare.py $$WEB_TEST_DATA; \
 	cd web; npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; npm test
+
+# The device tier on emulated ARM, in minutes; make ARM=armv7l test-arm chooses one of the two.
+ARM ?= aarch64 armv7l
+test-arm: $(STAMP)
+	PYTHON=$(abspath $(BIN))/python tests/arm/run.sh $(ARM)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

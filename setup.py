@@ -39,16 +39,17 @@ setup(
     package_data={"dekr_tf": ["py.typed", "presets/*"], "dekr_tf.web": ["package*.json", "page/*", "src/*"]},
     # For a device: decoding in NumPy and the LiteRT runtime, no TensorFlow.
     install_requires=[
-        "numpy>=1.26",
-        "opencv-python-headless>=4.9",
+        'numpy>=1.26; platform_machine != "armv7l"',
+        'opencv-python-headless>=4.9; platform_machine != "armv7l"',
         "platformdirs>=4",
         "pydantic>=2.8",
         "pyyaml>=6",
         "tqdm>=4.66",
         'ai-edge-litert>=2.1; platform_machine != "armv7l"',
-        # 32-bit Raspberry Pi: the last runtime built for it, which needs NumPy 1.
+        # 32-bit Raspberry Pi: the last runtime built for it, which needs NumPy 1. PyPI has no NumPy and no OpenCV for
+        # it, so both are Debian 12's, 1.24 and 4.6; pip cannot see that the latter is there.
         'tflite-runtime>=2.14; platform_machine == "armv7l"',
-        'numpy<2; platform_machine == "armv7l"',
+        'numpy>=1.24,<2; platform_machine == "armv7l"',
     ],
     extras_require={
         # `tensorflow` runs on a CPU, or on a GPU if the CUDA libraries are installed.

@@ -12,6 +12,7 @@ import keras
 import pytest
 import tensorflow as tf
 import yaml
+from ai_edge_litert.interpreter import Interpreter
 
 from dekr_tf.cli.main import VERBS, build_parser, main
 from dekr_tf.config import Config, load_config
@@ -165,6 +166,40 @@ def test_commands_run(page, here, capsys):
 def test_snippets_run(name, here):
     for snippet in blocks(ROOT / name, "python"):
         exec(compile(snippet, name, "exec"), {})
+
+
+@pytest.fixture(scope="module")
+def signatures(inputs, tmp_path_factory):
+    """Of exports with each of these options, the shapes and types of their tensors by name."""
+    folder = tmp_path_factory.mktemp("signatures")
+    found = {}
+    for options in ("--final", "--graph poses", "--graph maps"):
+        path = folder / f"{len(found)}.tflite"
+        command = ["export", "--model", str(inputs / "model.keras"), "--format", "tflite", "--input-type", "uint8"]
+        assert main([*command, *options.split(), "--output", str(path)]) == 0
+        interpreter = Interpreter(str(path))
+        assert list(interpreter.get_signature_list()) == ["serving_default"]
+        runner = interpreter.get_signature_runner()
+        details = {**runner.get_input_details(), **runner.get_output_details()}
+        found[options] = {name: (tuple(each["shape"]), each["dtype"].__name__) for name, each in details.items()}
+    return found
+
+
+@pytest.mark.parametrize("options", ["--final", "--graph poses", "--graph maps"])
+def test_tensors_of_exports_are_those_of_the_table(signatures, options):
+    sizes = {"H": 64, "W": 64, "K": len(COCO.names), "C": SMALL["model"]["offset_head"]["channels"]}
+    page = (ROOT / "docs/devices.md").read_text(encoding="utf-8")
+    ((image, outputs),) = re.findall(rf"^\| `{options}`[^|]*\|([^|]*)\|([^|]*)\|$", page, re.MULTILINE)
+    expected = {"image": (eval(image, {}, sizes), "uint8")}
+    for name, shape, kind in re.findall(r"`(\w+)` (\([^)]*\))( int32)?", outputs):
+        expected[name] = eval(shape, {}, sizes), kind.strip() or "float32"
+    assert signatures[options] == expected
+
+
+@pytest.mark.parametrize(("language", "others"), [("kotlin", set()), ("swift", {"serving_default"})])
+def test_fragments_name_the_tensors_of_final_poses(signatures, language, others):
+    fragment = blocks(ROOT / "docs/devices.md", language)[-1]
+    assert set(re.findall(r'"(\w+)"', fragment)) == {*signatures["--final"], *others}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import platform
 import re
 import signal
 import sys
@@ -125,7 +126,10 @@ def main(argv: list[str] | None = None) -> int:
         tier = f"[{TIERS[package]}]" if package in TIERS else ""
         chosen = package in BACKENDS[1:] and package == os.environ.get("KERAS_BACKEND")
         why = f"KERAS_BACKEND={package}" if chosen else "this"
-        return _refuse(arguments.verb, f"{why} needs the package {package}: pip install 'dekr-tf{tier}'")
+        # 32-bit ARM has OpenCV from Debian: see setup.py.
+        from_debian = package == "cv2" and platform.machine() == "armv7l"
+        how = "apt install python3-opencv" if from_debian else f"pip install 'dekr-tf{tier}'"
+        return _refuse(arguments.verb, f"{why} needs the package {package}: {how}")
     except BrokenPipeError:
         # The reader, such as `head`, has had enough.
         _flush_output()

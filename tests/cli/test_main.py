@@ -137,6 +137,13 @@ def test_a_missing_package_is_said_with_what_installs_it(monkeypatch, capsys, mo
     assert capsys.readouterr() == ("", expected)
 
 
+def test_opencv_comes_from_debian_on_32_bit_arm(monkeypatch, capsys):
+    monkeypatch.setattr("platform.machine", lambda: "armv7l")
+    assert run_evaluate(monkeypatch, ModuleNotFoundError("No module named 'cv2'", name="cv2")) == 2
+    expected = "dekr evaluate: error: this needs the package cv2: apt install python3-opencv\n"
+    assert capsys.readouterr() == ("", expected)
+
+
 @pytest.mark.parametrize("module", ["dekr_tf.gone", "converters.gone", None])
 def test_a_missing_module_of_our_own_is_a_mistake_of_the_program(monkeypatch, module):
     with pytest.raises(ModuleNotFoundError):
