@@ -43,8 +43,8 @@ unpack() {
     touch "$root/.complete"
 }
 
-# LiteRT reads from /proc/cpuinfo what the processor can do, so it must describe the one that QEMU emulates. QEMU's
-# default one has SME, with which XNNPACK's int8 gives random numbers (QEMU 7.2, LiteRT 2.3).
+# LiteRT reads from /proc/cpuinfo what the processor can do, so it must describe the one that QEMU emulates. That is not
+# QEMU's default one, which has ARM's matrix extension: with it, XNNPACK's int8 gives random poses (QEMU 7.2, LiteRT 2.3).
 describe_processor() {
     case $1 in
         aarch64) cat <<-END ;;
@@ -92,14 +92,14 @@ for architecture; do
             exit 2
             ;;
     esac
-    [ -e "$root/.complete" ] || unpack "$root" "$debian" python3-minimal python3-pip "${packages[@]}"
+    [ -e "$root/.complete" ] || unpack "$root" "$debian" libstdc++6 python3-minimal python3-pip "${packages[@]}"
     mkdir -p "$root/proc"
     describe_processor "$architecture" >"$root/proc/cpuinfo"
     emulated() { "$emulator" -L "$root" "$@"; }
     rm -rf "$root/venv"
     emulated "$root/usr/bin/python3.11" -m venv --without-pip --system-site-packages "$root/venv"
     # This Python cannot start programs, so pip must not build anything.
-    emulated "$root/venv/bin/python" -m pip install --quiet --only-binary=:all: build/arm/wheel/*.whl
+    emulated "$root/venv/bin/python" -m pip install -qq --only-binary=:all: build/arm/wheel/*.whl
     emulated "$root/venv/bin/python" tests/arm/check_poses.py build/arm/models || status=1
 done
 exit $status
