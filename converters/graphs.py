@@ -60,9 +60,9 @@ def check_export(model: keras.Model, artifact: Artifact, calibrated: bool) -> No
     if artifact.precision == "int8" and not calibrated:
         raise InputError("int8 needs --calibration: photos such as the model will see")
     if artifact.final and artifact.graph == "maps":
-        raise InputError("the graph maps cannot contain final poses; whoever reads the maps finds them")
+        raise InputError("the graph maps cannot contain final poses; the program that reads the maps finds them")
     if artifact.flip and artifact.graph == "maps":
-        raise InputError("the graph maps cannot contain a flip test; whoever reads the maps runs it")
+        raise InputError("the graph maps cannot contain a flip test; the program that reads the maps runs it")
     for variable in model.weights:
         values = keras.ops.convert_to_numpy(variable)
         if not np.isfinite(values).all():

@@ -33,8 +33,8 @@ max_enqueued_batches {{ value: 64 }}
 """
 
 _COMPOSE = """\
-# docker compose up, in the folder of this file. gRPC is on 8500, REST on 8501, on this machine alone: who can reach
-# them can use them; put what checks who calls, and encrypts, in front before opening them to others.
+# docker compose up, in the folder of this file. gRPC is on 8500, REST on 8501, on this machine alone: anybody who can
+# reach them can use them. Put authentication and encryption in front before opening them to others.
 services:
   serving:
     image: {image}

@@ -75,8 +75,8 @@ def _descriptions(sidecar):
     descriptions = {"image": f"{image}; the photo as large as fits, centered, the rest 0 before normalization"}
     if artifact.final:
         return descriptions | {
-            "keypoints": f"For each person, best first: {pixels}, and score of each keypoint; zero behind the last one",
-            "scores": "Pose scores, highest first; zero behind the last person",
+            "keypoints": f"For each person, best first: {pixels}, and score of each keypoint; zero after the last one",
+            "scores": "Pose scores, highest first; zero after the last person",
             "num_poses": "Number of people",
         }
     return descriptions | {

@@ -110,7 +110,7 @@ def check_agreement(comparison: Comparison, precision: str, output: str | Path) 
     if not comparison.within(tolerance):
         raise InputError(
             f"{output} would differ too much from the Keras model. Expected at most {tolerance.pixels} pixels and "
-            f"{tolerance.score} of score in the mean, and {tolerance.lost:.0%} lost. Received: {comparison}"
+            f"{tolerance.score} of score on average, and {tolerance.lost:.0%} lost. Received: {comparison}"
         )
 
 

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = cache_folder(arguments.cache)
     if arguments.action == "list":
         if arguments.names:
-            raise InputError(f"expected no names behind list. Received: {' '.join(arguments.names)}")
+            raise InputError(f"expected no names after list. Received: {' '.join(arguments.names)}")
         _list(folder)
         return
     unknown = [name for name in arguments.names if name not in WEIGHTS]

@@ -174,7 +174,7 @@ class LabeledImages:
 
     def end_epoch(self):
         if self._replaced:
-            _log.warning("samples of this epoch that show another image than a damaged one: %d", self._replaced)
+            _log.warning("samples of this epoch that show another image instead of a damaged one: %d", self._replaced)
         self._replaced = 0
 
 

@@ -195,7 +195,7 @@ def _folder_images(folder: str) -> list[Path]:
     others = sorted(file.suffix.lower() for file in files if file.suffix.lower() in _OTHER_SUFFIXES)
     if others:
         _log.warning(
-            "%s: passed over %d image files in %s; of a folder, those in %s are taken",
+            "%s: skipped %d image files in %s; from a folder, only those in %s are taken",
             folder,
             len(others),
             ", ".join(dict.fromkeys(others)),

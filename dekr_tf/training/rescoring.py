@@ -66,7 +66,7 @@ def train_rescoring_net(
     )
     loss = history.history["loss"][-1]
     if not np.isfinite(loss):
-        raise TrainingError(f"expected a finite loss, as a lower learning rate may give. Received: {loss}")
+        raise TrainingError(f"expected a finite loss; a lower learning rate may help. Received: {loss}")
     return to_rescoring_net(model, samples.schema)
 
 
