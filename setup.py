@@ -20,6 +20,7 @@ TRAIN = [
     "pycocotools>=2.0.8",
     "tensorboard>=2.20",
 ]
+CLUSTER = ["fsspec>=2024.6", "ray>=2.60"]
 CLIENT = ["grpcio>=1.64", "protobuf>=5.28", "urllib3>=2.2"]
 DOCS = ["mkdocs-material>=9.6,<10"]
 EXPORT = ["litert-quantizer>=0.11", "tf2onnx>=1.17", "onnxruntime>=1.20"]
@@ -55,6 +56,8 @@ setup(
         "train-cpu": [*TRAIN, *TENSORFLOW_CPU],
         "train-gpu": [*TRAIN, "tensorflow[and-cuda]>=2.20"],
         "export": EXPORT,
+        # Workers that find people in very many photos, and object stores to read these from.
+        "cluster": CLUSTER,
         # The client of a served model, without TensorFlow.
         "client": CLIENT,
         # TensorFlow Serving's messages. They depend on the package `tensorflow`: to use them with `tensorflow-cpu`,
@@ -72,6 +75,7 @@ setup(
             *TENSORFLOW_CPU,
             *EXPORT,
             *CLIENT,
+            *CLUSTER,
             *DOCS,
             "codespell>=2.4",
             "hypothesis>=6.100",

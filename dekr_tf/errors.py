@@ -37,3 +37,7 @@ class ServingError(DekrError):
 
 class TrainingError(DekrError):
     """A training run cannot continue: a loss is not finite, a machine is lost, or a file cannot be written."""
+
+
+class WorkerError(DekrError):
+    """Processes that share a job cannot finish it: one after the other died, or they cannot be started."""

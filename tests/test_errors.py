@@ -2,12 +2,13 @@
 
 import pytest
 
-from dekr_tf.errors import DekrError, InputError, ServingError, TrainingError
+from dekr_tf.errors import DekrError, InputError, ServingError, TrainingError, WorkerError
 from dekr_tf.serving.client import ServingError as ErrorOfTheClient
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_bad_input"), [(DekrError, False), (InputError, True), (ServingError, False), (TrainingError, False)]
+    ("kind", "is_bad_input"),
+    [(DekrError, False), (InputError, True), (ServingError, False), (TrainingError, False), (WorkerError, False)],
 )
 def test_only_bad_input_is_a_value_error(kind, is_bad_input):
     assert issubclass(kind, DekrError)

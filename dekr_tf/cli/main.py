@@ -47,6 +47,8 @@ TIERS = {
     "onnx": "export",
     "onnxruntime": "export",
     "tf2onnx": "export",
+    "fsspec": "cluster",
+    "ray": "cluster",
     "google": "client",
     "grpc": "client",
     "urllib3": "client",

@@ -3,14 +3,20 @@
   dekr predict photos/ --output poses.json --draw drawn/
   dekr predict street.mp4 --model best.keras --output poses.csv --draw drawn.mp4 --track
   dekr predict camera:0 --model best.keras --draw drawn.mp4
+  dekr predict 's3://bucket/photos/*.jpg' --model best.tflite --shards poses/ --workers 4
 
 Without --output and --draw, prints one line per photo or frame: the number of people and their scores. From a folder,
 it takes the files in .bmp, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff and .webp. It names photos that cannot be used,
-goes on with the others, and exits with code 2. A camera runs until ctrl-C, or for as many frames as --frames says.
+goes on with the others, and exits with code 2. A camera runs until ctrl-C, or for as many frames as --frames says. With
+--shards, workers share very many photos; the same command continues a run that was stopped.
 """
 
 import argparse
+import contextlib
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from dekr_tf.cli.decoding_options import add_decoding_options, decoding_options
 from dekr_tf.cli.photos import drawing_paths, output_format, report_people
@@ -24,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGES",
-        help="files, folders or patterns such as 'photos/*.jpg'; or one video; or camera:0, the first camera",
+        help="files, folders or patterns such as 'photos/*.jpg'; or one video; or camera:0, the first camera; with "
+        "--shards also addresses such as s3://bucket/photos/ and .txt files that list photos",
     )
     parser.add_argument(
         "--model",
@@ -62,6 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--track", action="store_true", help="video: number people and follow them")
     parser.add_argument("--frames", type=int, metavar="N", help="video: end after this many frames")
+    parser.add_argument(
+        "--shards",
+        type=Path,
+        metavar="DIR",
+        help="folder for the people in very many photos, as .jsonl files with a line for each photo; needs the cluster "
+        "tier",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="of --shards: processes at once (default: one for each processor)"
+    )
+    parser.add_argument("--shard-size", type=int, metavar="N", help="of --shards: photos per file (default: 500)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -85,11 +103,17 @@ def run(arguments: argparse.Namespace) -> None:
         output_format(arguments.output)
     inputs = [*model_files(arguments.model), arguments.config, arguments.rescore]
 
-    def open_detector():
-        options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense", "rescore")}
-        options |= decoding_options(arguments)
-        return PoseDetector(arguments.model, config=config, **options)
+    options = {name: getattr(arguments, name) for name in ("input_size", "flip", "dense", "rescore")}
+    options |= {"config": config, **decoding_options(arguments)}
 
+    def open_detector():
+        return PoseDetector(arguments.model, **options)
+
+    if arguments.shards:
+        _predict_shards(arguments, options)
+        return
+    if arguments.workers is not None or arguments.shard_size is not None:
+        raise InputError("--workers and --shard-size are for --shards. Received: no --shards")
     if any(is_video(path) for path in arguments.images):
         from dekr_tf.cli.video_prediction import predict_video
 
@@ -110,3 +134,33 @@ def run(arguments: argparse.Namespace) -> None:
             return error
 
     report_people(arguments, images, drawings, map(find, images), detector.sidecar.schema)
+
+
+def _predict_shards(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Runs `dekr predict --shards`.
+
+    Raises:
+        InputError: as `run`.
+        WorkerError: see `predict_shards`.
+    """
+    from dekr_tf.files.video import is_video
+    from dekr_tf.inference.shards import SHARD_SIZE, list_photos, predict_shards
+
+    others = [name for name in ("output", "draw", "track", "frames") if getattr(arguments, name)]
+    if others or any(is_video(path) for path in arguments.images):
+        received = ", ".join(f"--{name}" for name in others) or "a video"
+        raise InputError(f"--shards is for photos, and the only output. Received: {received}")
+    # Ray reports its use to its makers unless it is told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    photos = list_photos(arguments.images)
+    shard_size = SHARD_SIZE if arguments.shard_size is None else arguments.shard_size
+    # Ray prints what happens to its workers on standard output.
+    with contextlib.redirect_stdout(sys.stderr):
+        bad = predict_shards(
+            photos, arguments.shards, arguments.model, workers=arguments.workers, shard_size=shard_size, **options
+        )
+    if bad:
+        raise InputError(
+            f"expected photos that can be used. Received: {bad} of {len(photos)} that cannot, see "
+            f"{arguments.shards / 'bad-*.jsonl'}"
+        )

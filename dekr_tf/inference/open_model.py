@@ -100,8 +100,9 @@ def head_path(model: str | Path) -> Path:
 
 def model_files(model: str | Path) -> list[Path]:
     """The files that a model consists of, whether they exist or not; for a SavedModel, everything in its folder."""
-    path = Path(resolve(model, "network"))
-    return [path, sidecar_path(path), head_path(path), *path.rglob("*")]
+    # The name of the package's model stands for two files.
+    paths = {Path(resolve(model, "network", exported=exported)) for exported in (False, True)}
+    return [each for path in sorted(paths) for each in (path, sidecar_path(path), head_path(path), *path.rglob("*"))]
 
 
 def read_head(model: str | Path) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -198,6 +199,8 @@ def test_a_name_that_is_no_text(predict, tmp_path):
         (["street.png", "--output", "poses.txt"], "expected a file name in .json or .csv. Received: poses.txt"),
         (["street.png", "--output", "more"], "more"),
         (["street.png", "--config", "none.yaml"], "none.yaml"),
+        (["street.png", "--shards", "made"], "--shards is for photos, and the only output. Received: --output"),
+        (["street.png", "--workers", "2"], "--workers and --shard-size are for --shards. Received: no --shards"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(predict, tmp_path, arguments, named):
@@ -228,3 +231,36 @@ def test_a_missing_model_is_named(predict, tmp_path):
     code, _, errors = predict("street.png")
     assert code == 2
     assert errors == "dekr predict: error: expected a model file. Received: model.keras\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (
+            ["street.png", "--shards", "made", "--draw", "drawn", "--track"],
+            "the only output. Received: --draw, --track",
+        ),
+        (["camera:0", "--shards", "made"], "--shards is for photos, and the only output. Received: a video"),
+        (["none.txt", "--shards", "made"], "cannot read none.txt: No such file or directory"),
+        (["street.png", "--shards", "made", "--workers", "0"], "workers: expected 1 or more. Received: 0"),
+        (["street.png", "--shards", "made", "--shard-size", "0"], "shard size: expected 1 or more. Received: 0"),
+        (
+            ["street.png", "--shards", "more"],
+            "expected a new or empty folder, or one with a manifest.json. Received: more",
+        ),
+    ],
+)
+def test_shards_that_cannot_be_made(predict, tmp_path, arguments, reason):
+    before = sorted(tmp_path.rglob("*"))
+    code, output, errors = predict(*arguments)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert errors.endswith(f"{reason}\n")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_shards_need_a_tier(predict, tmp_path, monkeypatch):
+    for name in ("ray", "ray.util"):
+        monkeypatch.setitem(sys.modules, name, None)
+    line = "dekr predict: error: this needs the package ray: pip install 'dekr-tf[cluster]'\n"
+    assert predict("street.png", "--shards", "made") == (2, "", line)
+    assert not (tmp_path / "made").exists()
