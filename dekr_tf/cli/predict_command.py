@@ -150,11 +150,11 @@ def _predict_shards(arguments: argparse.Namespace, options: dict[str, Any]) -> N
     if others or any(is_video(path) for path in arguments.images):
         received = ", ".join(f"--{name}" for name in others) or "a video"
         raise InputError(f"--shards is for photos, and the only output. Received: {received}")
-    # Ray reports its use to its makers unless it is told not to.
+    # Ray reports usage statistics to its makers by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     photos = list_photos(arguments.images)
     shard_size = SHARD_SIZE if arguments.shard_size is None else arguments.shard_size
-    # Ray prints what happens to its workers on standard output.
+    # Ray prints messages about its workers to standard output.
     with contextlib.redirect_stdout(sys.stderr):
         bad = predict_shards(
             photos, arguments.shards, arguments.model, workers=arguments.workers, shard_size=shard_size, **options
