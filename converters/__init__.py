@@ -1,1 +1,1 @@
-"""Between dekr_tf models and other formats. Heavy, optional dependencies live here."""
+"""Conversion between dekr_tf models and other formats. Heavy, optional dependencies live here."""

@@ -35,7 +35,7 @@ STORAGES = {
     "torch ByteStorage": "u1",
     "torch BoolStorage": "?",
 }
-#: What the logs and notes beside a state_dict are made of, in mmengine's checkpoints. It is left out, not read.
+#: Names that the logs and notes beside a state_dict use in mmengine's checkpoints. They are left out, not read.
 LEFT_OUT_NAMES = (
     "numpy ndarray",
     "numpy dtype",
@@ -48,7 +48,7 @@ LEFT_OUT_NAMES = (
     "mmengine.logging.history_buffer HistoryBuffer",
 )
 LEFT_OUT = object()
-#: NumPy 1 has no more.
+#: Most axes of an array in NumPy 1.
 MAX_AXES = 32
 
 
@@ -57,7 +57,7 @@ class Storage:
     """The values that tensors are made of.
 
     Attributes:
-        kind: its name in `STORAGES`.
+        kind: name in `STORAGES`.
         count: number of values.
         values: (count,), once they are read.
     """
@@ -93,17 +93,17 @@ class Tensor:
     def __post_init__(self):
         if len(self.size) != len(self.stride) or len(self.size) > MAX_AXES:
             raise ValueError("a tensor with other strides than axes, or with too many")
-        # More values than the storage has would be a few bytes repeated, up to any size.
+        # A tensor with more values than its storage would repeat a few bytes, up to any size.
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.size, self.stride, strict=True))
         if math.prod(self.size) > self.storage.count or (all(self.size) and last >= self.storage.count):
             raise ValueError("a tensor that leads out of its storage")
 
     def numpy(self) -> np.ndarray:
-        """The values, as a view where the file's bytes can stay as they are; of bfloat16 as float32."""
+        """The values, a view of the file's bytes where possible; bfloat16 becomes float32."""
         values = self.storage.values
         if not all(self.size):
             return np.empty(self.size, values.dtype)
-        # The stride of an axis of one is never taken, and may be any number.
+        # The stride of an axis of length one is never used, and may be any number.
         strides = [
             values.itemsize * stride if size > 1 else 0 for size, stride in zip(self.size, self.stride, strict=True)
         ]
@@ -111,19 +111,19 @@ class Tensor:
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """What `torch.save` wrote: dicts, lists, tuples, plain values and `Tensor`.
+    """The content that `torch.save` wrote: dicts, lists, tuples, plain values and `Tensor`.
 
-    An `OrderedDict` becomes a dict, a `Parameter` its tensor. What is made of `LEFT_OUT_NAMES` becomes `LEFT_OUT`.
+    An `OrderedDict` becomes a dict, a `Parameter` its tensor. Objects made of `LEFT_OUT_NAMES` become `LEFT_OUT`.
 
     Args:
         path: of a `.pth` file in either format.
 
     Raises:
-        InputError: the file cannot be read, is no checkpoint or a damaged one, or names anything else.
+        InputError: the file cannot be read, is not a checkpoint, is damaged, or names anything else.
     """
     try:
         content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # A ValueError of a name with a null character.
+    except (OSError, ValueError) as error:  # A name with a null character raises ValueError.
         raise InputError(f"cannot read checkpoint {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
         return _read_zip(content) if content.startswith(ZIP_MAGIC) else _read_legacy(content)
@@ -142,7 +142,7 @@ def _read_zip(content):
 
         def read(name):
             name = roots[0] + name
-            # PyTorch compresses nothing; unpacking could give any number of bytes.
+            # PyTorch compresses nothing, and unpacking could yield any number of bytes.
             if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
                 raise InputError(f"expected no compression in a PyTorch archive. Received: {name}")
             try:
@@ -173,7 +173,7 @@ def _read_legacy(content):
         if not isinstance(key, str) or key not in storages:
             raise ValueError("a storage that no tensor needs")
         storage = storages[key]
-        # Its length comes first.
+        # The storage's length comes first.
         start = stream.tell() + 8
         if int.from_bytes(view[start - 8 : start], "little") != storage.count:
             raise ValueError("a storage of another length")
@@ -194,7 +194,7 @@ def _run(stream: io.BytesIO, storages: dict[str, Storage]) -> Any:
 
     Args:
         stream: at the start of the pickle.
-        storages: gets those that the pickle refers to, by key.
+        storages: receives those that the pickle refers to, by key.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -242,7 +242,7 @@ def _run(stream: io.BytesIO, storages: dict[str, Storage]) -> Any:
                 raise ValueError("a pickle calls a value")
             stack.append(make(*arguments))
         elif name == "BUILD":
-            # Attributes, such as `_metadata` of a state_dict, which are not needed.
+            # These are attributes, such as `_metadata` of a state_dict, which are not needed.
             pop(1)
         elif name == "STOP":
             return pop(1)[0]
@@ -266,7 +266,7 @@ def _set_items(target: dict, pairs: Iterable[tuple[Any, Any]]) -> None:
 
 
 def _named(name: str) -> Any:
-    """What a pickle means by the name of a module and of something in it."""
+    """The value that a pickle means by the name of a module and of something in it."""
     if name in STORAGES:
         return name
     if name in LEFT_OUT_NAMES:
@@ -312,7 +312,7 @@ def _is_count(value):
     return type(value) is int and 0 <= value < 2**63
 
 
-#: Operations that push the value written behind them.
+#: Operations that push the value written after them.
 _PUSHED = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINSTRING")
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,

@@ -1,7 +1,7 @@
-"""In TensorFlow's graph: from image files as a stranger sends them to the network's input, and poses back to photos.
+"""From untrusted image files to the network's input, and poses back to photos, inside TensorFlow's graph.
 
-Nothing that can be sent makes the graph fail in another way than with a reason: sizes are read before pixels are
-decoded, and what a decoder raises is caught.
+Whatever is sent, the graph fails only with a stated reason: it reads sizes before it decodes pixels, and catches the
+errors of decoders.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from dekr_tf.geometry import SIZE_MULTIPLE, round_up
 from dekr_tf.preprocessing import most_pixels
 from dekr_tf.sidecar import Sidecar
 
-#: Images of the largest batch.
+#: Most images in a batch.
 MAX_IMAGES = 32
-#: Progressive JPEG files have about ten scans; each costs as much as a whole image and may be a few bytes only.
+#: Progressive JPEG files have about ten scans; each costs as much as a whole image, but may have only a few bytes.
 MAX_SCANS = 64
 
 #: With the first byte of the marker that follows.
@@ -26,7 +26,7 @@ _JPEG_SCAN = b"\xff\xda"
 #: The Exif segment is one of the first, and each has at most 65,535 bytes.
 _EXIF_WITHIN = 2**17
 _EXIF_START = b"Exif\x00\x00"
-#: Of the entry orientation, what precedes its value: tag, type and count; and where in the value its low byte is.
+#: By byte order: tag, type and count of the orientation entry, which precede its value, and the value's low byte.
 _EXIF_ORIENTATION = {
     b"II": (b"\x12\x01\x03\x00\x01\x00\x00\x00", 0),
     b"MM": (b"\x01\x12\x00\x03\x00\x00\x00\x01", 1),
@@ -43,22 +43,23 @@ def encoded_images(
 ) -> Callable:
     """A function from encoded images to poses in their own pixels.
 
-    JPEG and PNG files are brought to the network's size as `PoseDetector` does, JPEG files upright as their EXIF entry
-    says. With an input size in `sidecar.artifact`, images are made as large as fit into it and go through the network
-    together. Without, each gets the size that `PoseDetector` gives it and goes alone, so that what is found in it does
-    not depend on what else is in the batch.
+    JPEG and PNG files are resized as in `PoseDetector`, JPEG files turned upright by their EXIF orientation. With an
+    input size in `sidecar.artifact`, images are letterboxed into it and go through the network together. Without, each
+    gets the size that `PoseDetector` would choose and goes alone, so that its poses do not depend on the other images
+    of the batch.
 
     Args:
         network: from (B, H, W, 3), 0..255, to a dict of float32 with `keypoints` (B, N, K, 2) in input pixels,
-            `keypoint_scores` (B, N, K) and `center_scores` (B, N), zero where there is no one.
+            `keypoint_scores` (B, N, K) and `center_scores` (B, N), zero where there is no candidate.
         sidecar: its settings.
-        max_pixels: larger images are refused, before they are decoded. Default: as `PoseDetector` does.
-        max_images: larger batches are refused, and empty ones.
-        skip_bad: refuse only the bad images of a batch: the result has `error` (B,), why an image was refused or
-            an empty string, and no people in it. Else a bad image is an error of the whole batch.
+        max_pixels: larger images are refused before they are decoded. Default: the limit of `PoseDetector`.
+        max_images: larger batches are refused, and so are empty ones.
+        skip_bad: refuse only the bad images of a batch: the result has `error` (B,), the reason why an image was
+            refused or an empty string, and no people in such an image. Otherwise a bad image fails the whole batch.
 
     Returns:
-        A function of (B,) strings. It raises `tf.errors.InvalidArgumentError` with the reason.
+        A function from (B,) strings to the dict of `network`, with keypoints in pixels of the images. It raises
+        `tf.errors.InvalidArgumentError` with the reason.
     """
     fixed = sidecar.artifact.input_sizes[0] if sidecar.artifact and sidecar.artifact.input_sizes else None
 
@@ -109,16 +110,16 @@ def encoded_images(
 
 
 def with_checked_shape(tensor: tf.Tensor, rank: int, fits: Callable[[tf.Tensor], tf.Tensor], kind: str) -> tf.Tensor:
-    """The tensor as it is, or an error of the graph: servers feed what they are sent, whatever shape a signature has.
+    """The tensor itself, or an error of the graph: servers feed any shape that they are sent, whatever the signature.
 
     Args:
         tensor: of any shape, whatever its static shape says.
         rank: expected.
-        fits: whether a shape (rank,) int32 is right; also called with what is no shape of this rank.
+        fits: whether a shape (rank,) int32 is right; also called with padded or cut shapes of another rank.
         kind: what is expected, for the error.
     """
     shape = tf.shape(tensor)
-    # An operation, as `tf.size` believes the static shape.
+    # A raw operation, since `tf.size` trusts the static shape.
     right_rank = tf.equal(tf.raw_ops.Size(input=shape), rank)
     padded = tf.concat([shape, tf.zeros((rank,), tf.int32)], axis=0)[:rank]
     message = tf.strings.format(f"expected {kind}. Received: shape {{}}", shape)
@@ -127,9 +128,9 @@ def with_checked_shape(tensor: tf.Tensor, rank: int, fits: Callable[[tf.Tensor],
 
 
 def _read(content, fixed, input_size, max_pixels):
-    """Image (H, W, 3) uint8, size (2,) of the network's input, placement (3,) and reason of one string.
+    """From one string: image (H, W, 3) uint8, size (2,) of the network's input, placement (3,), and reason.
 
-    With a reason why it is refused, the image is a black pixel.
+    If the reason says why the image is refused, the image is a black pixel.
     """
     content = tf.ensure_shape(content, ())
     length = tf.strings.length(content)
@@ -137,7 +138,7 @@ def _read(content, fixed, input_size, max_pixels):
     is_png = tf.equal(tf.strings.substr(content, 0, len(PNG_START)), PNG_START)
     stored_size = tf.cond(is_jpeg, lambda: _jpeg_size(content), lambda: _png_size(content))
     height, width = tf.unstack(tf.cast(stored_size, tf.int64))
-    # Not more pieces than are needed to tell: each takes memory.
+    # No more pieces than the check needs, since each takes memory.
     pieces = tf.cond(is_jpeg, lambda: tf.size(tf.strings.split(content, _JPEG_SCAN, maxsplit=MAX_SCANS + 1)), lambda: 0)
     network_size, too_elongated = _network_size(stored_size, fixed, input_size)
 
@@ -154,7 +155,7 @@ def _read(content, fixed, input_size, max_pixels):
         (pieces > MAX_SCANS + 1, f"the JPEG file has more than {MAX_SCANS} scans"),
         (too_elongated, tf.strings.join(["expected a less elongated image.", received])),
     )
-    # What is refused goes to the decoder as an empty string.
+    # A refused file goes to the decoder as an empty string.
     decoded = _attempt(
         lambda each: tf.cond(
             tf.equal(tf.strings.substr(each, 0, len(_JPEG_START)), _JPEG_START),
@@ -178,16 +179,16 @@ def _read(content, fixed, input_size, max_pixels):
 
 
 def _attempt(function, content, fallback):
-    """What a function of a string gives; where it raises an error, the fallback, of the same type.
+    """The result of a function of a string or, if it raises an error, the fallback, which has the same type.
 
-    A graph has no other way to go on after an error.
+    A graph has no other way to continue after an error.
     """
     attempt = tf.data.Dataset.from_tensors(content).map(function).ignore_errors()
     return attempt.concatenate(tf.data.Dataset.from_tensors(fallback)).take(1).get_single_element()
 
 
 def _first_reason(*cases):
-    """Of (condition, text) pairs, the first text whose condition holds, or an empty string."""
+    """The first text of (condition, text) pairs whose condition holds, or an empty string."""
     reason = tf.constant("")
     for condition, text in reversed(cases):
         reason = tf.where(condition, text, reason)
@@ -206,7 +207,7 @@ def _png_size(content):
 
 
 def _orientation(content):
-    """Of a JPEG file, its EXIF orientation 1..8."""
+    """The EXIF orientation of a JPEG file, 1..8; 1 if it has none."""
     start = tf.strings.substr(content, 0, _EXIF_WITHIN)
     exif = _rest_behind(start, _EXIF_START)
     orientation = tf.constant(1)
@@ -218,7 +219,7 @@ def _orientation(content):
 
 
 def _rest_behind(content, separator):
-    """What stands behind the first separator in a string; empty where there is none."""
+    """The part of a string after the first separator; empty if there is none."""
     return tf.concat([tf.strings.split(content, separator, maxsplit=1)[1:], [""]], axis=0)[0]
 
 
@@ -235,7 +236,7 @@ def _upright(image, orientation):
 
 
 def _network_size(size, fixed, input_size):
-    """`preprocessing.bounded_network_size` of (2,) int32, and whether the image is too elongated for it."""
+    """`preprocessing.bounded_network_size` for a size (2,) int32, and whether the image is too elongated for it."""
     if fixed:
         return tf.constant(fixed), tf.constant(False)
     largest = most_pixels(input_size)
@@ -250,9 +251,9 @@ def _network_size(size, fixed, input_size):
 
 
 def _placement(size, network_size, fixed):
-    """Zoom, shift in x and in y, (3,) float64, from network input to image.
+    """Zoom, shift in x and shift in y, (3,) float64, from network input to image.
 
-    The inverse of `geometry.fit_transform` where the input's size is fixed, else of `geometry.resize_transform`.
+    It is the inverse of `geometry.fit_transform` if the input's size is fixed, else of `geometry.resize_transform`.
     """
     size, network_size = tf.cast(size, tf.float64), tf.cast(network_size, tf.float64)
     zooms = size / network_size
@@ -262,7 +263,7 @@ def _placement(size, network_size, fixed):
 
 
 def _warp(image, size, placement):
-    """An image (H, W, 3) uint8 brought to `size` (2,): bilinear, black outside of it. The arithmetic of OpenCV 5."""
+    """Warps an image (H, W, 3) uint8 to `size` (2,): bilinear, black outside, with the arithmetic of OpenCV 5."""
     zoom, shift_x, shift_y = tf.unstack(placement)
 
     def along(axis, values, shift):
@@ -279,13 +280,13 @@ def _warp(image, size, placement):
 
         return at(cells, 1 - share) + at(cells + 1, share)
 
-    # Rows first: of a large photo, most are left out.
+    # Rows first, since most rows of a large photo are left out.
     warped = along(1, along(0, image, shift_y), shift_x)
     return tf.cast(tf.round(warped), tf.uint8)
 
 
 def _in_photo(outputs, placement, reason):
-    """Poses with keypoints in pixels of the photos; none where there is a reason to refuse one.
+    """Poses with keypoints in pixels of the photos; none for a photo that has a reason to be refused.
 
     Args:
         outputs: dict of arrays (..., N, K, 2), (..., N, K) and (..., N).

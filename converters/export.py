@@ -1,7 +1,7 @@
-"""From a Keras model to a checked file or folder for another engine.
+"""Exports a Keras model to a checked file or folder for another engine.
 
 `graphs` builds the network that is exported, `to_tflite`, `to_onnx` and `to_saved_model` write it, and `verify`
-compares what was written with the Keras model; `to_serving` does all of it for TensorFlow Serving.
+compares the result with the Keras model; `to_serving` does all of it for TensorFlow Serving.
 """
 
 import io
@@ -45,26 +45,26 @@ def export_model(
     calibrate: bool,
     rescore: RescoringNet | str | Path | None = None,
 ) -> Comparison:
-    """Exports a model, opens what was written, and compares it with the Keras model.
+    """Exports a model, opens the result, and compares it with the Keras model.
 
     Args:
         model: of `build_dekr`.
         sidecar: its settings.
-        output: file or folder to write; `<output>.json` (in a folder: `sidecar.json`) is written with it and, of the
+        output: file or folder to write; `<output>.json` (in a folder: `sidecar.json`) is written with it and, for the
             graph `maps`, the weights of the offset head as `<output>.offset_head.npz` (`offset_head.npz`). A `.tflite`
             file carries both inside as well.
         form: `saved_model`, `tflite` or `onnx`.
-        artifact: what to make.
+        artifact: settings of the export.
         photos: (H, W, 3) uint8 RGB, to compare on.
-        calibrate: quantize by these photos.
+        calibrate: whether `int8` takes its ranges from these photos.
         rescore: a rescoring net, its path or name, to put into the graph of final poses.
 
     Returns:
         The comparison with the Keras model.
 
     Raises:
-        InputError: the model or what is asked for cannot be exported, or the differences are beyond `TOLERANCES`;
-            then nothing is written.
+        InputError: the model cannot be exported like this, or the differences are beyond `TOLERANCES`; then nothing is
+            written.
     """
     output = Path(output)
     if form != "saved_model" and output.suffix != SUFFIXES[form]:
@@ -82,7 +82,7 @@ def export_model(
     check_export(model, artifact, calibrate)
     net = None if rescore is None else open_rescoring_net(rescore, sidecar.schema)
     exported = sidecar.model_copy(update={"artifact": artifact})
-    # Built apart from the graph that is exported: that one may be fusible, and is not for TensorFlow then.
+    # A second graph beside the exported one, which may be fusible and then must not run in TensorFlow.
     expected = keras_detector(model, exported, net)
     with atomic_outputs(output, folder=form == "saved_model") as temporary:
         head = None
@@ -112,7 +112,7 @@ def export_model(
             head_path(temporary).write_bytes(head)
         actual = PoseDetector(temporary)
         pairs = []
-        # Left to itself, a detector takes the size that suits a photo best; all of them are to be right.
+        # By itself, a detector takes the size that suits a photo best, but all of them must be right.
         for sizes in [(size,) for size in artifact.input_sizes] or [()]:
             pairs += [(_detect(expected, photo, sizes), _detect(actual, photo, sizes)) for photo in photos]
         comparison = compare(pairs)
@@ -121,7 +121,7 @@ def export_model(
 
 
 def keras_detector(model: keras.Model, exported: Sidecar, rescore: RescoringNet | None = None) -> PoseDetector:
-    """A detector that gives the Keras model the inputs that an exported one gets, but normalized in float32.
+    """A detector that feeds the Keras model the same inputs as an exported one, but normalized in float32.
 
     Args:
         model: of `build_dekr`.
@@ -134,7 +134,7 @@ def keras_detector(model: keras.Model, exported: Sidecar, rescore: RescoringNet 
 
 
 def _detect(detector: PoseDetector, photo: np.ndarray, sizes: Sequence[tuple[int, int]]) -> Poses:
-    """What a detector finds in a photo brought to one of these sizes; empty: to any."""
+    """A detector's poses in a photo that is letterboxed into one of these sizes; empty: any size."""
     inputs, placement = Preprocessor(detector.sidecar, fixed_sizes=sizes)(photo)
     return detector.decode(detector.run_network([each[None] for each in inputs]), [placement])[0]
 
@@ -150,6 +150,6 @@ def _samples(exported: Sidecar, photos: Sequence[np.ndarray]) -> dict[str, list[
 
 
 def synthetic_photos(count: int = 4) -> list[np.ndarray]:
-    """Images (H, W, 3) uint8 RGB of synthetic people, where there are no photos to compare on."""
+    """Images (256, 256, 3) uint8 RGB of synthetic people, to compare on without photos."""
     generator = np.random.default_rng(0)
     return [draw_scene((256, 256), generator).image for _ in range(count)]

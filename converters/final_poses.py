@@ -1,7 +1,7 @@
-"""From candidates to final poses inside a graph: pose NMS, the discount for a known error, rescoring, the order.
+"""From candidates to final poses inside a graph: pose NMS, the discount for keypoint errors, rescoring, sorting.
 
-TensorFlow Serving's graph and the files for devices share it, so it has no loops and needs only operators that TFLite
-and ONNX have built in. `inference.decoder` and `inference.rescoring` do the same in NumPy.
+TensorFlow Serving's graph and the files for devices share it, so it has no loops and needs only builtin operators of
+TFLite and ONNX. `inference.decoder` and `inference.rescoring` do the same in NumPy.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from dekr_tf.inference.rescoring import MIN_SIZE, RescoringNet
 from dekr_tf.layers.backend import gather_rows
 from dekr_tf.sidecar import Sidecar
 
-#: Not infinite, as some engines select by multiplying.
+#: Finite, since some engines select by multiplication.
 LOWEST = np.finfo(np.float32).min
 
 
@@ -41,7 +41,7 @@ class FinalPoses(keras.layers.Layer):
 
 
 def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> dict[str, tf.Tensor]:
-    """Pose NMS in the graph; keeps what `inference.decoder.select_poses` keeps, in the same order.
+    """Pose NMS in the graph; keeps the poses that `inference.decoder.select_poses` keeps, in the same order.
 
     Args:
         candidates: `keypoints` (B, N, K, 2), `keypoint_scores` (B, N, K) and `center_scores` (B, N), zero where there
@@ -49,7 +49,7 @@ def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> 
         config: thresholds of pose NMS.
 
     Returns:
-        The same. Each pose that is kept stands where the walk over the candidates chose it; the other places are zero.
+        The same. Each kept pose is at the place of the candidate that chose it; the other places are zero.
     """
     keypoints, keypoint_scores = candidates["keypoints"], candidates["keypoint_scores"]
     center_scores = candidates["center_scores"]
@@ -68,8 +68,8 @@ def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> 
     same_person = ((near > threshold) | tf.eye(people, dtype=tf.bool)) & found[:, None]
     best = tf.argmax(tf.where(same_person, heat[:, None], LOWEST), axis=2, output_type=tf.int32)
 
-    # An earlier candidate that keeps a pose rules out a later one if its group has the later one or the best of that
-    # one's group in it: ruled_out[b, i, j] is 1 where i < j and i, if it keeps a pose, rules out j.
+    # An earlier candidate that keeps a pose rules out a later one if its group contains that one, or the best of that
+    # one's group: ruled_out[b, i, j] is 1 where i < j and i, if it keeps a pose, rules out j.
     groups = tf.transpose(tf.cast(same_person, tf.float32), (0, 2, 1))
     ruled_out = tf.transpose(tf.maximum(groups, _rows_of_images(groups, best)), (0, 2, 1))
     ruled_out *= np.triu(np.ones((people, people), np.float32), 1)
@@ -90,7 +90,7 @@ def discount_scores(poses: Mapping[str, tf.Tensor], sidecar: Sidecar) -> dict[st
         sidecar: settings of the network.
 
     Returns:
-        The same with other `keypoint_scores`.
+        The same with discounted `keypoint_scores`.
     """
     if not sidecar.decoder.keypoint_error:
         return dict(poses)
@@ -99,7 +99,7 @@ def discount_scores(poses: Mapping[str, tf.Tensor], sidecar: Sidecar) -> dict[st
 
 
 def expected_similarity(keypoints: tf.Tensor, sidecar: Sidecar) -> tf.Tensor:
-    """`oks.expected_similarity` in the graph: of poses (B, N, K, 2) in pixels of the network's input, (B, N, K)."""
+    """`oks.expected_similarity` in the graph, (B, N, K), of poses (B, N, K, 2) in pixels of the network's input."""
     extents = tf.reduce_max(keypoints, axis=2) - tf.reduce_min(keypoints, axis=2)
     falloffs = np.square(2 * np.array(sidecar.schema.oks_sigmas, np.float32))
     variances = AREA_PER_BOX * (extents[..., :1] * extents[..., 1:]) * falloffs
@@ -107,7 +107,7 @@ def expected_similarity(keypoints: tf.Tensor, sidecar: Sidecar) -> tf.Tensor:
 
 
 def predict_oks(keypoints: tf.Tensor, net: RescoringNet) -> tf.Tensor:
-    """`RescoringNet.predict_oks` in the graph: of poses (B, N, K, 3), the OKS (B, N) to expect."""
+    """`RescoringNet.predict_oks` in the graph: the predicted OKS (B, N) of poses (B, N, K, 3)."""
     people = keypoints.shape[1]
 
     def vectors(edges):
@@ -131,14 +131,14 @@ def predict_oks(keypoints: tf.Tensor, net: RescoringNet) -> tf.Tensor:
 
 
 def final_poses(poses: Mapping[str, tf.Tensor], net: RescoringNet | None) -> dict[str, tf.Tensor]:
-    """The answer of a graph.
+    """The outputs of a graph that ends at final poses.
 
     Args:
         poses: of `discount_scores`.
         net: rescoring net, or None.
 
     Returns:
-        `keypoints` (B, N, K, 3), x, y and score, and the pose scores `scores` (B, N), best first, zero behind the last
+        `keypoints` (B, N, K, 3), x, y and score, and the pose scores `scores` (B, N), best first, zero after the last
         pose; `num_poses` (B,) int32.
     """
     found = poses["center_scores"] != 0
@@ -146,7 +146,7 @@ def final_poses(poses: Mapping[str, tf.Tensor], net: RescoringNet | None) -> dic
     scores = tf.reduce_mean(poses["keypoint_scores"], axis=2)
     if net is not None:
         scores *= predict_oks(keypoints, net)
-    # A rescoring net may give negative scores, behind which the empty places still come.
+    # Empty places come last, even after negative scores, which a rescoring net may cause.
     scores, order = tf.math.top_k(tf.where(found, scores, LOWEST), scores.shape[1])
     num_poses = tf.reduce_sum(tf.cast(found, tf.int32), axis=1)
     return {
@@ -169,7 +169,7 @@ def _where(chosen, values):
 
 
 def _rows_of_images(values, indices):
-    """Of each image's values (B, N, ...), the rows `indices` (B, M)."""
+    """The rows `indices` (B, M) of each image's values (B, N, ...)."""
     _, people, *shape = values.shape
     first = tf.range(tf.shape(indices)[0])[:, None] * people
     rows = gather_rows(tf.reshape(values, (-1, *shape)), tf.reshape(indices + first, (-1,)))

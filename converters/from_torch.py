@@ -18,9 +18,9 @@ from dekr_tf.models.rescoring import build_rescoring_net
 #: Wrappers that training scripts put around a state_dict.
 WRAPPERS = ("state_dict", "model")
 PREFIX = "module."
-#: What a checkpoint holds beside learned tensors: counters and the constant 3x3 grid.
+#: Tensors of a checkpoint that are not learned: counters and the constant 3x3 grid.
 IGNORED_SUFFIXES = (".num_batches_tracked", ".regular_matrix")
-#: A tensor by which each backbone is known.
+#: A tensor that identifies each backbone.
 KNOWN_BY = {"hrnet": "stage4.0.branches.0.0.conv1.weight", "efficientnet_lite0": "_blocks.0._depthwise_conv.weight"}
 #: The tensors of an ImageNet classifier that are not its backbone's.
 CLASSIFIER_PREFIXES = {
@@ -34,20 +34,20 @@ def import_checkpoint(
 ) -> keras.Model:
     """Builds the model that a checkpoint belongs to, and fills it.
 
-    The tensors say what it is: a DEKR of the reference or of mmpose, a rescoring net, or a backbone trained on ImageNet
-    (HRNet or EfficientNet-Lite0), which leaves its classifier behind.
+    The tensors tell what it is: a DEKR of the reference or of mmpose, a rescoring net, or a backbone trained on
+    ImageNet (HRNet or EfficientNet-Lite0), whose classifier is left out.
 
     Args:
         path: `.pth` file; read as data only, no code in it is run.
         config: of the architecture that is expected.
         rescoring: take the rescoring net that an mmpose checkpoint has beside its network.
-        edges: whose order of the skeleton's edges a file of a rescoring net alone has, `reference` or `mmpose`.
+        edges: order of the skeleton's edges in a file with a rescoring net alone, `reference` or `mmpose`.
 
     Returns:
         A model of `build_dekr`, `build_rescoring_net` or `build_backbone`.
 
     Raises:
-        InputError: the file is no checkpoint, or a tensor is missing, left over, or of another shape.
+        InputError: the file is not a checkpoint, or a tensor is missing, left over, not finite, or of another shape.
     """
     tensors = read_state_dict(path)
     try:
@@ -74,7 +74,7 @@ def import_checkpoint(
 
 
 def _check_architecture(tensors, config, path):
-    """Names a checkpoint of another backbone, width or skeleton as such, not by the hundreds of tensors that differ."""
+    """Refuses a checkpoint of another backbone, width or skeleton as such, not by the many tensors that differ."""
     backbone = next((name for name, tensor in KNOWN_BY.items() if tensor in tensors), None)
     if backbone is None:
         raise InputError(
@@ -113,7 +113,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: expected a state_dict of tensors. Received: {type(content).__name__}")
-    with np.errstate(over="ignore"):  # What is too large becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):  # Values that are too large become infinite, and are refused as such.
         return {
             str(name).removeprefix(PREFIX): value.numpy().astype(np.float32, copy=False)
             for name, value in content.items()
@@ -125,13 +125,14 @@ def assign_tensors(model: keras.Model, entries: Iterable[Entry], tensors: dict[s
     """Fills every variable of `model`; each tensor is used once and each element of each variable is set once.
 
     Args:
-        model: to fill; left as it was if anything does not fit.
+        model: to fill; unchanged if anything does not fit.
         entries: where each tensor goes.
         tensors: by name in the checkpoint.
         source: name of the checkpoint, for messages.
 
     Raises:
-        InputError: tensors are missing, left over, or of another shape; variables would be left as they are.
+        InputError: tensors are missing, left over, not finite, or of another shape.
+        ValueError: the entries leave a part of a variable unset.
     """
     entries = list(entries)
     expected = {entry.source for entry in entries}

@@ -1,4 +1,4 @@
-"""The networks that are exported, and what is known of an export before it is written."""
+"""The networks that are exported, and the checks before an export."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from dekr_tf.sidecar import Artifact, Sidecar
 def build_graph(
     model: keras.Model, sidecar: Sidecar, *, fusible: bool = False, net: RescoringNet | None = None
 ) -> keras.Model:
-    """The network that `sidecar.artifact` describes, for any image size, with the weights that `model` has now.
+    """The network that `sidecar.artifact` describes, for any image size, with the present weights of `model`.
 
     Args:
         model: of `build_dekr`.
@@ -24,8 +24,8 @@ def build_graph(
         net: rescoring net for final poses.
 
     Returns:
-        A functional model from `image` (B, H, W, 3), normalized float32 or uint8 RGB, to a dict: of the graph `poses`
-        that of `build_pose_model` or, for final poses, that of `final_poses.final_poses`; of `maps`, `heatmap`
+        A functional model from `image` (B, H, W, 3), normalized float32 or uint8 RGB, to a dict: for the graph `poses`,
+        that of `build_pose_model` or, for final poses, that of `final_poses.final_poses`; for `maps`, `heatmap`
         (B, H / 4, W / 4, K + 1) and `features` (B, H / 4, W / 4, C), which enter the branches of the offset head.
 
     Raises:
@@ -48,11 +48,11 @@ def build_graph(
 
 
 def check_export(model: keras.Model, artifact: Artifact, calibrated: bool) -> None:
-    """Looks for what would make a bad export, before the work.
+    """Refuses bad exports before the work.
 
     Raises:
-        InputError: a weight is not finite, a size is not a multiple of 32, int8 is asked for without photos to
-            calibrate it on, or a flip test or final poses of a graph that ends at the maps.
+        InputError: a weight is not finite, a size is not a multiple of 32, int8 has no photos for calibration, or the
+            graph ends at the maps but has a flip test or final poses.
     """
     for height, width in artifact.input_sizes:
         if height % COARSEST_STRIDE or width % COARSEST_STRIDE:
@@ -60,9 +60,9 @@ def check_export(model: keras.Model, artifact: Artifact, calibrated: bool) -> No
     if artifact.precision == "int8" and not calibrated:
         raise InputError("int8 needs --calibration: photos such as the model will see")
     if artifact.final and artifact.graph == "maps":
-        raise InputError("the graph maps cannot contain final poses; whoever reads the maps finds them")
+        raise InputError("the graph maps cannot contain final poses; the program that reads the maps finds them")
     if artifact.flip and artifact.graph == "maps":
-        raise InputError("the graph maps cannot contain a flip test; whoever reads the maps runs it")
+        raise InputError("the graph maps cannot contain a flip test; the program that reads the maps runs it")
     for variable in model.weights:
         values = keras.ops.convert_to_numpy(variable)
         if not np.isfinite(values).all():

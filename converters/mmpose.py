@@ -16,7 +16,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.inference.rescoring import count_features
 from dekr_tf.keypoints import COCO, CROWDPOSE, KeypointSchema
 
-#: Tensors by which a checkpoint of each version is known.
+#: Tensors that identify a checkpoint of each version.
 KNOWN_BY = "head.displacement_conv_layers.0.conv.weight"
 OLD_KNOWN_BY = "keypoint_head.offset_conv_layers.0.conv.weight"
 OLD_PREFIXES = {
@@ -61,8 +61,8 @@ def to_reference(tensors: dict[str, np.ndarray], schema: KeypointSchema) -> tupl
         schema: of the K keypoints.
 
     Returns:
-        The tensors of the network, and those of the rescoring net that comes with it, empty where there is none. What
-        has no place in the reference's keeps its name.
+        The tensors of the network, and those of the rescoring net that comes with it, empty if there is none. A tensor
+        without a counterpart in the reference keeps its name.
 
     Raises:
         InputError: the rescoring net is of another skeleton than COCO's and CrowdPose's, whose edges are known.
@@ -85,7 +85,7 @@ def to_reference(tensors: dict[str, np.ndarray], schema: KeypointSchema) -> tupl
 
 
 def reorder_features(tensors: dict[str, np.ndarray], schema: KeypointSchema) -> dict[str, np.ndarray]:
-    """A rescoring net of mmpose's, made to take its features in the order of the schema's edges.
+    """A rescoring net of mmpose, changed to take its features in the order of the schema's edges.
 
     Args:
         tensors: `l1.weight` (256, F) and so on.
@@ -128,12 +128,12 @@ def _renamed(name, prefixes):
 
 
 def _split(value, branches):
-    """The shares of the branches, or the whole as that of one, whose shape then does not fit."""
+    """The shares of the branches, or the undivided value, which the check of shapes then refuses."""
     return np.split(value, branches) if value.ndim and len(value) % branches == 0 else [value]
 
 
 def _block(part, block, value, branches):
-    """A tensor of an adaptive block of all branches as one or two of each."""
+    """Splits a tensor of an adaptive block, for all branches, into one or two for each."""
     kind, _, variable = part.rpartition(".")
     result = {}
     for index, share in enumerate(_split(value, branches)):

@@ -1,4 +1,4 @@
-"""What a model server reads beside a model: its configuration, how to batch, and how to start it."""
+"""Files for a model server: its configuration, batching parameters, and a way to start it."""
 
 import os
 from pathlib import Path
@@ -11,9 +11,9 @@ from converters.encoded_images import MAX_IMAGES
 from dekr_tf.errors import InputError
 from dekr_tf.files.outputs import write_text
 
-#: Where it looks for how to batch a model, with --enable_per_model_batching_parameters.
+#: The file with a model's batching parameters, which --enable_per_model_batching_parameters makes the server read.
 BATCHING_FILE = "batching_params.pbtxt"
-#: The server must know the operations of the TensorFlow that made the graph.
+#: The server needs the operations of the TensorFlow that made the graph.
 _IMAGE = f"tensorflow/serving:{tf.__version__}"
 
 _FLAGS = (
@@ -23,7 +23,7 @@ _FLAGS = (
 )
 
 #: Small batches and a short wait: a request should not wait long for others. The first figure is that of the largest
-#: request, which is split. What finds the queue full is refused with UNAVAILABLE, upon which clients try again.
+#: request, which is split. A request that finds the queue full is refused with UNAVAILABLE, and clients retry.
 BATCHING = f"""\
 max_batch_size {{ value: {MAX_IMAGES} }}
 enable_large_batch_splitting {{ value: true }}
@@ -33,8 +33,8 @@ max_enqueued_batches {{ value: 64 }}
 """
 
 _COMPOSE = """\
-# docker compose up, in the folder of this file. gRPC is on 8500, REST on 8501, on this machine alone: who can reach
-# them can use them; put what checks who calls, and encrypts, in front before opening them to others.
+# docker compose up, in the folder of this file. gRPC is on 8500, REST on 8501, on this machine alone: anybody who can
+# reach them can use them. Put authentication and encryption in front before opening them to others.
 services:
   serving:
     image: {image}
@@ -56,7 +56,7 @@ services:
 
 
 def docker_command(models: str | Path) -> str:
-    """The command that serves a folder of models, to this machine only."""
+    """The command that serves a folder of models to this machine only."""
     source = f"type=bind,source={os.path.abspath(models)},target=/models,readonly"
     published = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8500, 8501))
     return f"docker run --rm {published} --mount '{source}' {_IMAGE} {' '.join(_FLAGS)}"
@@ -69,7 +69,7 @@ def write_server_files(folder: Path) -> None:
         folder: `MODELS/NAME/VERSION` of the model.
 
     Raises:
-        InputError: `models.config` is no model server's configuration.
+        InputError: `models.config` is not a model server's configuration.
     """
     models, name = folder.parents[1], folder.parent.name
     path = models / "models.config"

@@ -20,13 +20,13 @@ from dekr_tf.sidecar import Sidecar
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """What a served graph does.
+    """Options of a served graph.
 
     Attributes:
-        nms: pose NMS in the graph; else the candidates are returned.
-        rescore: a rescoring net, or its path, to multiply the pose scores by the OKS that it expects.
+        nms: pose NMS in the graph; without it, all candidates are returned.
+        rescore: a rescoring net, or its path, whose predicted OKS multiplies the pose scores.
         skip_bad_images: refuse only the bad images of a batch, with the reason as output `error`.
-        max_pixels: larger images are refused; at most, and by default, the limit of `PoseDetector`.
+        max_pixels: larger images are refused; by default, and at most, the limit of `PoseDetector`.
     """
 
     nms: bool = True
@@ -43,12 +43,12 @@ def serving_signatures(
     Signatures:
         serving_default: `image_bytes` (B,), JPEG or PNG files, of any sizes; returns final poses in pixels of each.
         tensors: `image` (B, H, W, 3) uint8 RGB of a size that the network takes; returns final poses in its pixels.
-        maps: the same; returns `heatmap` (B, H / 4, W / 4, K + 1) and `offset` (B, H / 4, W / 4, 2 K).
+        maps: from the same input; returns `heatmap` (B, H / 4, W / 4, K + 1) and `offset` (B, H / 4, W / 4, 2 K).
 
     Args:
         model: of `build_dekr`.
         sidecar: its settings, with `artifact`.
-        options: what the graph does; a rescoring net is open.
+        options: of the graph; `rescore` must be an opened net.
     """
     graph = build_pose_model(model, sidecar, flip=sidecar.artifact.flip)
     size = sidecar.artifact.input_sizes[0] if sidecar.artifact.input_sizes else (None, None)
@@ -76,7 +76,7 @@ def serving_signatures(
     def from_tensors(image):
         return final_poses(network(checked(image)), options.rescore)
 
-    # With the same backbone, so that its weights are there once.
+    # On the same backbone, so that its weights are stored once.
     heatmap_and_branches = graph.get_layer("maps")
     offset_head = keras.Model(backbone_branches(model), model.output["offset"])
 
@@ -94,7 +94,7 @@ def serving_signatures(
 
 
 def _input_check(size, input_size):
-    """A function that returns images (B, H, W, 3) as they are, or raises an error with the reason why not."""
+    """A function that returns images (B, H, W, 3) unchanged, or raises an error with the reason to refuse them."""
     if all(size):
         kind = f"1 to {MAX_IMAGES} images of {size[0]}x{size[1]}x3"
     else:

@@ -1,8 +1,8 @@
-"""TFLite metadata: what the input and the outputs of a `.tflite` file mean, inside it, for tools such as Netron.
+"""TFLite metadata inside a `.tflite` file, which describe its input and outputs to tools such as Netron.
 
 `PoseDetector` reads the sidecar instead: these metadata have no place for skeletons and thresholds. The tables follow
-`metadata_schema.fbs` of github.com/tensorflow/tflite-support. The package there has no build for Python 3.12 or later,
-so this module writes the tables itself, by the numbers of their fields.
+`metadata_schema.fbs` of github.com/tensorflow/tflite-support. That project's package has no build for Python 3.12 or
+later, so this module writes the tables itself, by the numbers of their fields.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from dekr_tf.sidecar import Sidecar
 
 #: Name of the metadata in a model, and what their bytes begin with.
 NAME, IDENTIFIER = "TFLITE_METADATA", b"M001"
-#: Of weights outside the flatbuffer, bytes.
+#: Alignment of weights outside the flatbuffer, in bytes.
 _ALIGNMENT = 16
-#: Of unions and enumerations: the type of a content or process unit, and the color space.
+#: Values of unions and enumerations: the type of a content or process unit, and the color space.
 _FEATURE, _IMAGE, _NORMALIZATION, _RGB = 1, 2, 1, 1
 
 
@@ -53,7 +53,7 @@ def add_metadata(model: bytes, sidecar: Sidecar) -> bytes:
 
 
 def _pack(content, model):
-    """The bytes of a model that has grown, with the weights that the quantizer put behind the flatbuffer of `model`."""
+    """The bytes of a model that has grown, with the weights that the quantizer put after the flatbuffer of `model`."""
     packed = flatbuffer_utils.convert_object_to_bytearray(content)
     outside = [each for each in content.buffers if each.offset]
     if not outside:
@@ -62,21 +62,21 @@ def _pack(content, model):
     moved = -(-len(packed) // _ALIGNMENT) * _ALIGNMENT
     for each in outside:
         each.offset += moved - start
-    # Numbers of a fixed size: the length stays.
+    # Offsets have a fixed size, so the length stays the same.
     packed = flatbuffer_utils.convert_object_to_bytearray(content)
     return bytes(packed).ljust(moved, b"\0") + model[start:]
 
 
 def _descriptions(sidecar):
-    """What the input and each output of a graph mean, by name."""
+    """Descriptions of a graph's input and outputs, by name."""
     artifact = sidecar.artifact
     pixels = "x and y in pixels of the input"
     image = "RGB, 0 to 255" if artifact.input_type == "uint8" else "RGB, 0 to 255, normalized"
     descriptions = {"image": f"{image}; the photo as large as fits, centered, the rest 0 before normalization"}
     if artifact.final:
         return descriptions | {
-            "keypoints": f"For each person, best first: {pixels}, and score of each keypoint; zero behind the last one",
-            "scores": "Pose scores, highest first; zero behind the last person",
+            "keypoints": f"For each person, best first: {pixels}, and score of each keypoint; zero after the last one",
+            "scores": "Pose scores, highest first; zero after the last person",
             "num_poses": "Number of people",
         }
     return descriptions | {
@@ -100,7 +100,7 @@ def _tensor(name, description, sidecar):
 
 
 def _write(builder: flatbuffers.Builder, value: Any) -> int:
-    """Writes a text, a table (a dict from the numbers of its fields to values) or a list of one kind; returns where."""
+    """Writes a string, a table (a dict from field numbers to values) or a list of one kind; returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, dict):

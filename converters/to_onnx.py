@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-#: The newest set of operators that tf2onnx writes.
+#: The newest operator set that tf2onnx writes.
 OPSET = 18
 
 
@@ -14,8 +14,8 @@ def write_onnx(graph: keras.Model, size: tuple[int | None, int | None], input_ty
 
     Args:
         graph: from `image` (B, H, W, 3) to a dict.
-        size: (height, width) of the input, None: any.
-        input_type: of the image.
+        size: (height, width) of the input; None stands for any.
+        input_type: of the image, `float32` or `uint8`.
         path: file to write.
     """
     import onnx

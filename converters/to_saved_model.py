@@ -1,4 +1,4 @@
-"""SavedModels for TensorFlow and TF Serving."""
+"""SavedModels for TensorFlow and TensorFlow Serving."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from dekr_tf.sidecar import Sidecar
 
 
 def write_saved_model(graph: keras.Model, sidecar: Sidecar, folder: Path) -> None:
-    """Writes a network as a SavedModel for any number of images and, unless `artifact.input_sizes` says one, any size.
+    """Writes a network as a SavedModel for any number of images and, unless `artifact.input_sizes` has one, any size.
 
     Signatures:
-        serving_default: `image` (B, H, W, 3) float32, normalized RGB, H and W multiples of 32; returns what `graph`
-            returns, keypoints in pixels of the input.
-        uint8: the same from RGB as it is.
+        serving_default: `image` (B, H, W, 3) float32, normalized RGB, H and W multiples of 32; returns the outputs of
+            `graph`, with keypoints in pixels of the input.
+        uint8: the same from uint8 RGB, which it normalizes.
         encoded: `image_bytes` (B,), JPEG or PNG files, of any sizes; returns keypoints in pixels of each image, see
-            `converters.encoded_images`. Of the graph `poses` only.
+            `converters.encoded_images`. Only for the graph `poses`.
 
     Args:
         graph: of `converters.graphs.build_graph`, with normalized float32 input.
@@ -55,11 +55,11 @@ def save_signatures(
     """Writes functions of one tensor as the signatures of a SavedModel.
 
     Args:
-        endpoints: by name, the function and what it takes.
+        endpoints: by name, the function and the specification of its input.
         variables: that the functions use.
         folder: to write to.
     """
-    # Not `keras.export.ExportArchive`, which stores every weight twice.
+    # `keras.export.ExportArchive` would store every weight twice.
     module = tf.Module()
     module.weights = list({id(each): each.value for each in variables}.values())
     signatures = {

@@ -29,7 +29,7 @@ from dekr_tf.inference.rescoring import open_rescoring_net
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Artifact, Sidecar, write_sidecar
 
-#: Where the server looks for requests to run before it takes others, inside a version's folder.
+#: The file in a version's folder with requests that the server runs before it takes others.
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 #: (height, width) of the images in the warm-up requests.
 WARMUP_SIZES = (240, 320), (320, 240)
@@ -45,24 +45,24 @@ def export_serving(
 ) -> Comparison:
     """Writes a version of a model for TensorFlow Serving, opens it, and compares it with the Keras model.
 
-    Beside the model's folder come `models.config`, to which the model is added, and `docker-compose.yaml`, unless there
-    is one. A `batching_params.pbtxt` is written into the version where batching does good and no harm: the input has
-    one size, and a bad image spoils no other request.
+    Beside the model's folder it adds the model to `models.config`, and writes `docker-compose.yaml` unless there is
+    one. The version gets a `batching_params.pbtxt` only if batching helps and does no harm: the input has one size, and
+    a bad image fails no other request.
 
     Args:
         model: of `build_dekr`.
         sidecar: its settings.
         folder: `MODELS/NAME/VERSION` to write.
-        artifact: one or no input size, and whether with flip test; the rest as by default.
-        options: what the graph does.
+        artifact: one or no input size, and whether with flip test; everything else must be the default.
+        options: of the graph.
         photos: (H, W, 3) uint8 RGB, to compare on.
 
     Returns:
         The comparison with the Keras model.
 
     Raises:
-        InputError: the model or what is asked for cannot be exported, or the differences are beyond `TOLERANCES`;
-            then nothing is written.
+        InputError: the model cannot be exported like this, or the differences are beyond `TOLERANCES`; then nothing is
+            written.
     """
     folder = Path(os.path.abspath(folder))
     name = folder.parent.name
@@ -131,7 +131,7 @@ def _encode(suffix, image):
 
 
 def _check(folder, requests, expected, options, photos):
-    """Runs the warm-up requests, and compares on photos of the network's size, as the resizing differs a little."""
+    """Runs the warm-up requests, and compares on photos of the network's size, since resizing differs a little."""
     served = tf.saved_model.load(str(folder))
     for request in requests:
         signature = served.signatures[request.model_spec.signature_name]
@@ -152,7 +152,7 @@ def _check(folder, requests, expected, options, photos):
 
 
 def _candidates(detector, image):
-    """What the network of a detector finds in an image of its input's size, without pose NMS."""
+    """The candidates that a detector's network finds in an image of its input's size, as poses without pose NMS."""
     keypoints, keypoint_scores, center_scores = detector.engine.run(detector.preprocessor(image)[0][0][None])
     found = center_scores[0] > 0
     keypoints, scores = keypoints[0, found], keypoint_scores[0, found]

@@ -16,13 +16,13 @@ import tensorflow as tf
 from dekr_tf.errors import InputError
 from dekr_tf.processors import available_processors
 
-#: Tensors of the backbone and, but for its last convolution, of the heatmap head. Only these are quantized: a heatmap
-#: of 256 levels would have plateaus in place of its peaks, and coordinates lose pixels to eight bits.
+#: Tensors of the backbone and, except for its last convolution, of the heatmap head. Only these are quantized: a
+#: heatmap of 256 levels would have plateaus in place of peaks, and coordinates in eight bits would be off by pixels.
 QUANTIZED = r"/(stem_|stage\d_|pyramid_|features|heatmap_transition|heatmap_u0)"
 
 
 def signature_names(sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Of the signatures for several (height, width): `512x832` and so on; `serving_default` for a single one."""
+    """Names of the signatures for sizes (height, width): `512x832` and so on; `serving_default` for a single one."""
     return ["serving_default"] if len(sizes) == 1 else [f"{height}x{width}" for height, width in sizes]
 
 
@@ -31,8 +31,8 @@ def convert(graph: keras.Model, sizes: Sequence[tuple[int, int]], input_type: st
 
     Args:
         graph: from `image` (B, H, W, 3) to a dict, for any size.
-        sizes: (height, width) of the inputs; for each there is a signature, and all share the weights.
-        input_type: of the image.
+        sizes: (height, width) of the inputs; each has a signature, and all share the weights.
+        input_type: of the image, `float32` or `uint8`.
 
     Raises:
         InputError: the network needs an operator that LiteRT does not have.
@@ -46,7 +46,7 @@ def convert(graph: keras.Model, sizes: Sequence[tuple[int, int]], input_type: st
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=names)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        # Otherwise the weights stay variables, and batch normalization an operation of its own.
+        # Otherwise the weights stay variables, and batch normalization stays a separate operation.
         converter.experimental_enable_resource_variables = False
         try:
             return converter.convert()
@@ -64,9 +64,9 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
 
     Args:
         model: of `convert`.
-        precision: `float16`: weights of convolutions; `dynamic_int8`: weights of backbone and heatmap head, but for
-            depthwise convolutions, whose inputs are quantized as they come; `int8`: weights and activations of backbone
-            and heatmap head, with ranges from `calibration`.
+        precision: `float16`: weights of convolutions; `dynamic_int8`: weights of backbone and heatmap head, except for
+            depthwise convolutions, with inputs quantized at run time; `int8`: weights and activations of backbone and
+            heatmap head, with ranges from `calibration`.
         calibration: for each signature, inputs by name; needed for `int8`.
     """
     from litert_quantizer import calibrator, qtyping, quantizer
@@ -84,13 +84,13 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
                 algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING,
             )
     elif precision == "dynamic_int8":
-        # XNNPACK has no depthwise convolution that quantizes its input as it comes: quantized, each would leave the
+        # XNNPACK has no depthwise convolution that quantizes its input at run time: if quantized, each would leave the
         # delegate (the network then takes 1.7 times as long). They hold a few percent of the weights.
         work.add_dynamic_config(QUANTIZED, operator.CONV_2D, num_bits=8)
     else:
         work.add_static_config(QUANTIZED, operator.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
-    # The quantizer prints sizes and bars, and warns of a mode for debugging that it needs and of every weight that two
-    # signatures share.
+    # The quantizer prints sizes and progress bars, and warns about a debugging mode that it needs and about every
+    # weight that two signatures share.
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
@@ -104,16 +104,16 @@ def quantize(model: bytes, precision: str, calibration: Mapping[str, list[dict]]
 
 
 def embed(path: Path, members: Mapping[str, bytes]) -> None:
-    """Appends files to a `.tflite` file as a zip archive, which LiteRT passes over and `unzip` reads."""
+    """Appends files to a `.tflite` file as a zip archive, which LiteRT ignores and `unzip` reads."""
     with zipfile.ZipFile(path, "a") as archive:
         for name, content in members.items():
-            # With a date of its own, the same model gives the same bytes.
+            # `ZipInfo` has a fixed date, so that the same model gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name), content)
 
 
 @contextlib.contextmanager
 def _no_warnings():
-    # The argument `action` of `catch_warnings` came with Python 3.11.
+    # `catch_warnings` has its argument `action` only since Python 3.11.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable

@@ -13,7 +13,7 @@ from dekr_tf.sidecar import Sidecar
 
 
 def to_state_dict(model: keras.Model, sidecar: Sidecar) -> dict[str, np.ndarray]:
-    """The tensors of a DEKR under the reference's names, with the constants and counters that its code expects.
+    """The tensors of a DEKR under the reference's names, with the constants and counters that the reference expects.
 
     Args:
         model: of `build_dekr`.

@@ -1,4 +1,4 @@
-"""Whether an exported model still finds what the Keras model finds."""
+"""Checks that an exported model finds the same poses as the Keras model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ import numpy as np
 from dekr_tf.errors import InputError
 from dekr_tf.poses import Poses
 
-#: Poses are compared down to this fraction of the best pose's score: what is weaker is noise in any precision.
+#: Poses are compared down to this fraction of the best pose's score: weaker ones are noise in any precision.
 WEAKEST = 0.1
-#: Two poses are of the same person when their keypoints are nearer than this, in the mean, as a fraction of the
-#: diagonal of the pose's box.
+#: Two poses are of the same person if the mean distance of their keypoints is at most this fraction of the diagonal of
+#: the pose's box.
 SAME_PERSON = 0.2
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a precision may change.
+    """How much a precision may change.
 
     Attributes:
-        pixels: mean difference of keypoints, in pixels of the photo.
-        score: mean difference of keypoint and pose scores.
-        lost: fraction of people that are no longer found.
+        pixels: largest mean distance of keypoints, in pixels of the photo.
+        score: largest mean difference of keypoint and pose scores.
+        lost: largest fraction of people that are no longer found.
     """
 
     pixels: float
@@ -41,14 +41,14 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences between what two detectors find, the first of them being right.
+    """Differences between the poses of two detectors, of which the first is taken to be right.
 
     Attributes:
-        images: number of images, once for each size of the network's input.
-        people: that the first finds.
-        lost: of these, those that the second does not.
-        pixels: mean and largest distance of keypoints, in pixels of the photo; of people that both find.
-        score: mean and largest difference of keypoint and pose scores.
+        images: number of images, each counted once for every size of the network's input.
+        people: number of people that the first detector finds.
+        lost: number of these that the second does not find.
+        pixels: mean and largest distance of keypoints, in pixels of the photo, for people that both find.
+        score: mean and largest difference of keypoint and pose scores, likewise.
     """
 
     images: int
@@ -58,7 +58,7 @@ class Comparison:
     score: tuple[float, float]
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether the differences can be borne."""
+        """Whether all differences are within a tolerance."""
         return (
             self.pixels[0] <= tolerance.pixels
             and self.score[0] <= tolerance.score
@@ -74,7 +74,7 @@ class Comparison:
 
 
 def compare(found: Sequence[tuple[Poses, Poses]]) -> Comparison:
-    """Compares what two detectors found in the same images, the first of each pair being right."""
+    """Compares the poses of two detectors in the same images; the first of each pair is taken to be right."""
     weakest = WEAKEST * max((poses.scores.max(initial=0.0) for poses, _ in found), default=0.0)
     people = lost = 0
     pixels, scores = [np.zeros(0)], [np.zeros(0)]
@@ -94,7 +94,7 @@ def compare(found: Sequence[tuple[Poses, Poses]]) -> Comparison:
 
 
 def check_agreement(comparison: Comparison, precision: str, output: str | Path) -> None:
-    """Refuses an exported model that does not find what the Keras model finds.
+    """Refuses an exported model whose poses differ too much from the Keras model's.
 
     Args:
         comparison: of both.
@@ -102,7 +102,7 @@ def check_agreement(comparison: Comparison, precision: str, output: str | Path) 
         output: its file or folder, for the message.
 
     Raises:
-        InputError: the differences are beyond `TOLERANCES`, or nobody was found that could be compared.
+        InputError: the differences are beyond `TOLERANCES`, or there was nobody to compare.
     """
     tolerance = TOLERANCES[precision]
     if not comparison.people:
@@ -110,7 +110,7 @@ def check_agreement(comparison: Comparison, precision: str, output: str | Path) 
     if not comparison.within(tolerance):
         raise InputError(
             f"{output} would differ too much from the Keras model. Expected at most {tolerance.pixels} pixels and "
-            f"{tolerance.score} of score in the mean, and {tolerance.lost:.0%} lost. Received: {comparison}"
+            f"{tolerance.score} of score on average, and {tolerance.lost:.0%} lost. Received: {comparison}"
         )
 
 

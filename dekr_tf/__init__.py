@@ -55,7 +55,7 @@ register_with_keras()
 
 
 def __getattr__(name: str):
-    # On first use, so that `dekr --version` need not wait for OpenCV.
+    # Imports happen on first use, so that `dekr --version` need not wait for OpenCV.
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

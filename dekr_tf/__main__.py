@@ -1,4 +1,4 @@
-"""`python -m dekr_tf` is `dekr`, where that is not on the path."""
+"""Runs `dekr` as `python -m dekr_tf`, for when the script is not on the path."""
 
 from dekr_tf.cli.main import program
 

@@ -22,7 +22,7 @@ Sigma = Annotated[float, Field(ge=0.1, le=100)]
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-#: Former names of settings and their present ones, for the error that an old config gets.
+#: Former names of settings and their present ones, for the error message about an old config.
 RENAMED = {
     "model.units": "model.blocks",
     "training.accumulation": "training.accumulation_steps",
@@ -31,7 +31,7 @@ RENAMED = {
 
 
 class Settings(BaseModel):
-    """Base of all groups of settings: frozen; an unknown key or a number that is not finite is an error."""
+    """Base of all groups of settings: frozen, with errors for unknown keys and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
@@ -248,8 +248,8 @@ class TrainingConfig(Settings):
     offset_cells: Literal["dense", "supervised"] = "dense"
     #: Backbone weights to start from: a file written by `dekr import`, or a name that `dekr weights` lists.
     backbone_weights: Path | None = None
-    #: Or a trained model to start from, even with another skeleton: training takes its whole backbone, and its heads
-    #: keypoint by keypoint.
+    #: Or a trained model to start from, even with another skeleton: training takes its backbone, and its heads for
+    #: keypoints of the same name.
     initial_weights: Path | None = None
     #: Freezes the backbone's stem and this many of its first stages; HRNet has 4, the others 7. 0 trains everything.
     frozen_stages: Annotated[int, Field(ge=0)] = 0
@@ -409,8 +409,8 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], source: str)
                 problems.append(f"{key} has been renamed to {RENAMED[key]}")
             elif problem["type"] == "extra_forbidden":
                 problems.append(f"unknown key {key}")
-            elif problem["type"] == "value_error":  # One of our validators; it names the key and the value.
-                # But it does not know which entry of a list it sees.
+            elif problem["type"] == "value_error":  # From one of our validators, which names the key and the value.
+                # The validator does not know which entry of a list it sees.
                 where = f"{key}: " if any(isinstance(part, int) for part in problem["loc"]) else ""
                 problems.append(where + problem["msg"].removeprefix("Value error, "))
             else:

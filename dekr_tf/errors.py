@@ -16,27 +16,28 @@ class InputError(DekrError, ValueError):
 
 
 class ServingError(DekrError):
-    """A model server refused a request, or gave no answer that can be used.
+    """A model server refused a request, could not be reached, or sent an answer that cannot be used.
 
     Args:
         code: name of gRPC's status code, such as `INVALID_ARGUMENT` for a bad image and `UNAVAILABLE` for a server
-            that is not there.
-        reason: what the server or the connection said; control characters are removed and it is cut at 500 characters.
+            that cannot be reached.
+        reason: what the server or the connection said; control characters become spaces, and it is cut at 500
+            characters.
 
     Attributes:
         code: as given.
     """
 
     def __init__(self, code: str, reason: str):
-        # What a server sends must not be able to write to a terminal as it likes.
+        # A server's text must not be able to control the terminal.
         reason = "".join(each if each.isprintable() else " " for each in reason)
         super().__init__(f"{code}: {' '.join(reason.split())[:500]}")
         self.code = code
 
 
 class TrainingError(DekrError):
-    """A training that had begun cannot go on: a loss is not finite, a machine is lost, or a file cannot be written."""
+    """A training run cannot continue: a loss is not finite, a machine is lost, or a file cannot be written."""
 
 
 class WorkerError(DekrError):
-    """Processes that share a work cannot finish it: one after the other died, or they cannot be started."""
+    """Processes that share a job cannot finish it: one after the other died, or they cannot be started."""

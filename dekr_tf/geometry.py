@@ -1,8 +1,8 @@
-"""Where pixels lie, and the transforms between photo, network input and maps.
+"""Pixel coordinates, and the transforms between photo, network input and maps.
 
-Convention, everywhere in the project: coordinates are (x, y) with (0, 0) the middle of the top left pixel, so a pixel
-index is its coordinate. Sizes are (height, width). A map cell (x, y) lies at input pixel (4 x, 4 y). Transforms are
-(2, 3) float64 matrices that take source points to destination points.
+The whole project follows one convention: coordinates are (x, y) with (0, 0) the middle of the top left pixel, so a
+pixel's index is its coordinate. Sizes are (height, width). A map cell (x, y) lies at input pixel (4 x, 4 y). Transforms
+are (2, 3) float64 matrices that map source points to destination points.
 """
 
 import math
@@ -11,28 +11,28 @@ import numpy as np
 
 #: Input pixels per map cell.
 OUTPUT_STRIDE = 4
-#: Input pixels per cell of the backbone's coarsest branch, of which sides of the network's input are multiples.
+#: Input pixels per cell of the backbone's coarsest branch; the sides of the network's input are multiples of this.
 COARSEST_STRIDE = 32
-#: Photos are brought to sides that are multiples of this, as in the reference.
+#: Photos are resized to sides that are multiples of this, as in the reference.
 SIZE_MULTIPLE = 64
-#: A center is the highest value of 3x3 map cells, where the mean of the map's sides is above these of 5x5 and 7x7.
+#: A center is the highest value among 3x3 map cells; once the mean of the map's sides exceeds these, 5x5 and 7x7.
 CENTER_NMS_SIDES = 200, 300
 #: The taps of a 3x3 kernel, row by row: (y, x) in steps from its middle.
 GRID = tuple((y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
 
 
 def round_up(value: float, multiple: int = SIZE_MULTIPLE) -> int:
-    """The smallest multiple of `multiple` that reaches `value` (whole numbers; a fraction is dropped first)."""
+    """The smallest multiple of `multiple` that is at least `value`, whose fraction is dropped first."""
     return (int(value) + multiple - 1) // multiple * multiple
 
 
 def similarity(center: tuple[float, float], zoom: float, rotation: float, output_size: tuple[int, int]) -> np.ndarray:
-    """The transform that turns and zooms about `center` and puts it in the middle of the output.
+    """The transform that rotates and scales about `center` and moves it to the middle of the output.
 
     Args:
         center: (x, y) in source pixels.
         zoom: output pixels per source pixel, > 0.
-        rotation: degrees; positive turns the picture counter-clockwise as seen on screen.
+        rotation: degrees; positive turns the picture counterclockwise as seen on screen.
         output_size: (height, width); its middle is (width / 2, height / 2).
 
     Returns:
@@ -61,14 +61,13 @@ def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def network_size(image_size: tuple[int, int], input_size: int, scale: float = 1.0) -> tuple[int, int]:
     """The (height, width) that an image is resized to before the network sees it.
 
-    The short side becomes `input_size` (rounded up to a multiple of 64), the long side what keeps the aspect ratio,
-    rounded up to a multiple of 64; `scale` then multiplies both (multi-scale test). Follows the reference's
-    `get_multi_scale_size` (lib/utils/transforms.py).
+    The short side becomes `input_size`; the long side follows from the aspect ratio. Both are rounded up to multiples
+    of 64, and `scale` then multiplies them. Follows the reference's `get_multi_scale_size` (lib/utils/transforms.py).
 
     Args:
         image_size: (height, width) of the image.
         input_size: pixels of the short side.
-        scale: of the multi-scale test.
+        scale: of the multi-scale test, > 0; products are rounded down to whole pixels.
     """
     short = round_up(input_size)
     height, width = image_size
@@ -97,10 +96,10 @@ def resize_transform(image_size: tuple[int, int], output_size: tuple[int, int]) 
 
 
 def fit_transform(image_size: tuple[int, int], output_size: tuple[int, int]) -> np.ndarray:
-    """The transform from an image into an output of fixed size: as large as fits, centered; the rest is padding.
+    """The transform from an image into an output of fixed size (letterbox): as large as fits, centered, padded.
 
-    That of `resize_transform` where `output_size` is the image's own `network_size`, unless a fraction of a pixel was
-    dropped there, which `resize_transform` lets stick out.
+    It equals `resize_transform` if `output_size` is the image's own `network_size`, unless rounding dropped a fraction
+    of a pixel there: `resize_transform` lets that fraction stick out.
 
     Args:
         image_size: (height, width) of the image.

@@ -14,7 +14,7 @@ from dekr_tf.files.json_values import LARGEST, is_finite_number, is_whole_number
 
 _log = logging.getLogger(__name__)
 
-#: In the middle of COCO's.
+#: Within the range of COCO's, 0.025 to 0.107.
 DEFAULT_OKS_SIGMA = 0.05
 
 
@@ -32,7 +32,8 @@ class KeypointSchema:
             the torso). Empty: no rescoring for this skeleton.
 
     Raises:
-        InputError: an index is out of range or used twice in `flip_pairs`, names repeat, or lengths differ.
+        InputError: there are no names or they repeat, an index is out of range or used twice in `flip_pairs`, or
+            `oks_sigmas` are not K positive numbers.
     """
 
     name: str
@@ -95,7 +96,7 @@ class KeypointSchema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "KeypointSchema":
-        """Builds a schema from a mapping: `names`, and any other attribute; pairs by keypoint name or by index.
+        """Builds a schema from a mapping of `names` and any other attributes, with pairs by keypoint name or index.
 
         Raises:
             InputError: a key is unknown or missing, or a value does not fit.
@@ -107,7 +108,7 @@ class KeypointSchema:
             raise InputError(f"skeleton {name}: needs names; known keys are {expected}. Received: {sorted(values)}")
 
         def listed(value, what):
-            # A text would be taken for a list of its letters.
+            # A string would pass for a list of its letters.
             if not isinstance(value, list | tuple):
                 raise InputError(f"skeleton {name}: expected a list as {what}. Received: {value!r}")
             return value
@@ -155,8 +156,8 @@ class KeypointSchema:
 
 COCO = KeypointSchema(
     name="coco",
-    # Keypoints and sigmas: the COCO keypoint task, https://cocodataset.org/#keypoints-eval. The order of the edges is
-    # that of the reference's rescoring features.
+    # Keypoints and sigmas: the COCO keypoint task, https://cocodataset.org/#keypoints-eval. The edges are in the order
+    # of the reference's rescoring features.
     names=(
         "nose",
         "left_eye",
@@ -222,7 +223,7 @@ COCO = KeypointSchema(
 
 CROWDPOSE = KeypointSchema(
     name="crowdpose",
-    # Keypoints and sigmas: the CrowdPose toolkit (crowdpose-api, cocoeval.py). Order of the edges as above.
+    # Keypoints and sigmas: the CrowdPose toolkit (crowdpose-api, cocoeval.py). The edges are in the order as above.
     names=(
         "left_shoulder",
         "right_shoulder",
@@ -262,7 +263,7 @@ CROWDPOSE = KeypointSchema(
     normalization_edges=((6, 8), (8, 10)),
 )
 
-# `LeftEye` is of two words, `LEye` and `eyeL` too, and `eye (left)`; digits are words of their own.
+# `LeftEye` has two words, and so have `LEye`, `eyeL` and `eye (left)`; digits are words of their own.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
@@ -273,12 +274,12 @@ def load_schema(source: str | Mapping[str, Any], category: int | str | None = No
     """A schema by name (`coco`, `crowdpose`), from a YAML or JSON file, or from a mapping.
 
     Args:
-        source: a mapping as `KeypointSchema.from_dict` reads, a file of one, or an annotation file in COCO's format,
-            whose `categories` say the skeleton (see `schema_from_categories`).
-        category: of an annotation file, the name or id of the one category to take the skeleton of.
+        source: a mapping for `KeypointSchema.from_dict`, a file with one, or an annotation file in COCO's format, whose
+            `categories` define the skeleton (see `schema_from_categories`).
+        category: name or id of the category of an annotation file whose skeleton to take.
 
     Raises:
-        InputError: no such name or file, or its content does not make a schema.
+        InputError: there is no such name or file, or its content does not make a schema.
     """
     if isinstance(source, Mapping):
         return KeypointSchema.from_dict(source)
@@ -302,16 +303,16 @@ def load_schema(source: str | Mapping[str, Any], category: int | str | None = No
 def schema_from_categories(categories: Any, name: str, category: int | str | None = None) -> KeypointSchema:
     """The skeleton that an annotation file in COCO's format describes (https://cocodataset.org/#format-data).
 
-    Keypoints named as those of COCO or CrowdPose, in their order, give that skeleton, whatever the file has as edges:
-    CrowdPose's own file has edges of another skeleton.
+    If the keypoints have the names and order of COCO's or CrowdPose's, the result is that skeleton, whatever edges the
+    file has: CrowdPose's own file has the edges of another skeleton.
 
-    Of any other keypoints, two are a flip pair if their names differ in the words `left` and `right` alone, or in `l`
-    and `r`, wherever they stand: `left_eye` and `right_eye`, `LeftEye`, `LEye`, `eyeL`, `front_left_paw`, `eye (left)`
-    or `Eye.L`. Capital letters and whatever is neither a letter nor a digit part words. Where no pair is found so, `l`
-    and `r` may also be the first or the last letter of a word (`Leye`, `Reye`), if that gives several pairs.
+    Otherwise two keypoints are a flip pair if their names differ only in the words `left` and `right`, or `l` and `r`,
+    wherever these stand: `left_eye` and `right_eye`, `LeftEye`, `LEye`, `eyeL`, `front_left_paw`, `eye (left)` or
+    `Eye.L`. Capital letters, and characters that are neither letters nor digits, separate words. If this finds no pair,
+    `l` and `r` may also be the first or last letter of a word (`Leye`, `Reye`), provided that several pairs result.
 
-    A keypoint that is named as one of COCO's has its OKS sigma, any other 0.05. Rescoring
-    needs `normalization_edges`, which such a file does not have.
+    A keypoint with the name of one of COCO's has its OKS sigma; any other has 0.05. Rescoring needs
+    `normalization_edges`, which such a file does not have.
 
     Args:
         categories: the list of that name: `keypoints` are names, `skeleton` pairs of positions that count from 1.
@@ -360,7 +361,7 @@ def schema_from_categories(categories: Any, name: str, category: int | str | Non
 
 
 def find_categories(categories: Any, category: int | str, where: str) -> list[Mapping[str, Any]]:
-    """The entries of `categories` with a name or an id; `where` begins the error.
+    """The entries of `categories` with this name or id; `where` begins the error message.
 
     Raises:
         InputError: there is none.
@@ -378,12 +379,12 @@ def describe_categories(categories: Sequence[Mapping[str, Any]]) -> str:
 
 
 def warn_without_flip_pairs(schema: KeypointSchema, use: str, remedy: str) -> None:
-    """Logs a warning if a mirrored person would keep left and right.
+    """Logs a warning if mirroring would leave left and right keypoints unexchanged.
 
     Args:
         schema: of the people.
         use: what mirrors them.
-        remedy: how to do without, as an alternative to pairs.
+        remedy: the alternative to flip pairs, as the end of the message.
     """
     if len(schema) > 1 and not schema.flip_pairs:
         _log.warning(
@@ -396,11 +397,11 @@ def warn_without_flip_pairs(schema: KeypointSchema, use: str, remedy: str) -> No
 
 
 def _flip_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
-    """Positions of the left and the right one of names that differ in the side alone."""
+    """Index pairs, left before right, of names that differ only in the side."""
     words = [_words(name) for name in names]
     if pairs := _pairs(words):
         return pairs
-    # `Leye`, `Reye`: letters that are part of a word. One such pair may be chance: leap and reap.
+    # `Leye`, `Reye`: the letter is part of a word. A single such pair may be chance: leap and reap.
     for split in (lambda word: (word[:1], word[1:]), lambda word: (word[:-1], word[-1:])):
         pairs = _pairs(
             [tuple(part for word in name for part in (split(word) if len(word) > 3 else [word])) for name in words]
@@ -411,7 +412,7 @@ def _flip_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _pairs(words: Sequence[tuple[str, ...]]) -> list[tuple[int, int]]:
-    # Two names of the same words cannot be told apart.
+    # Names with the same words cannot be told apart.
     positions = {name: index for index, name in enumerate(words) if words.count(name) == 1}
     pairs = []
     for name, index in positions.items():
@@ -422,9 +423,9 @@ def _pairs(words: Sequence[tuple[str, ...]]) -> list[tuple[int, int]]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The words of a keypoint's name in small letters; `lefteye` has two."""
+    """The words of a keypoint's name in lower case; `lefteye` has two."""
     words = []
-    # Capitals part words, so they are made small afterwards.
+    # Capitals separate words, so they are lowered only afterwards.
     for word in map(str.lower, _WORD.findall(name)):
         for side in ("left", "right"):
             if word != side and word.startswith(side):
@@ -439,7 +440,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _side(words: Sequence[str]) -> str | None:
-    """The word that says the side: `left` or `right`, else `l` or `r` beside another word."""
+    """The word that names the side: `left` or `right`, else `l` or `r` beside another word."""
     spelled = [word for word in words if word in ("left", "right")]
     letters = [word for word in words if word in ("l", "r")] if any(len(word) > 1 for word in words) else []
     return next(iter(spelled or letters), None)

@@ -10,13 +10,13 @@ def object_keypoint_similarity(
 ) -> np.ndarray:
     """The OKS of every pose with every labeled person.
 
-    A keypoint at distance d from its label counts exp(-d^2 / (2 (2 sigma)^2 area)); the OKS is the mean over the
-    labeled keypoints. A person without labeled keypoints cannot be compared: there, d is how far a keypoint lies
-    outside the box grown by its own size on every side, and the mean is over all keypoints.
+    A keypoint at distance d from its label scores exp(-d^2 / (2 (2 sigma)^2 area)); the OKS is the mean over the
+    labeled keypoints. If a person has no labeled keypoints, d is how far a keypoint lies outside the box, grown by its
+    own size on every side, and the mean is over all keypoints.
     Follows https://cocodataset.org/#keypoints-eval and `COCOeval.computeOks` of pycocotools.
 
     Args:
-        poses: (N, K, 2 or more) found x, y in pixels; further columns are not read.
+        poses: (N, K, 2 or more) predicted x, y in pixels; further columns are not read.
         labels: (M, K, 3) labeled x, y in pixels and visibility; 0 = not labeled.
         areas: (M,) of the labeled people, square pixels.
         boxes: (M, 4) of the labeled people: left, top, width, height in pixels.
@@ -43,7 +43,7 @@ def keypoint_similarity(distances: np.ndarray, areas: np.ndarray, oks_sigmas: np
     """How well single keypoints fit their labels: exp(-d^2 / (2 (2 sigma)^2 area)).
 
     Args:
-        distances: (..., M, K, 2) between keypoints and labels in x and y, in pixels.
+        distances: (..., M, K, 2) from keypoints to labels in x and y, in pixels, of either sign.
         areas: (M,) of the labeled people, square pixels.
         oks_sigmas: (K,) falloffs per sqrt(area), > 0.
 
@@ -56,14 +56,14 @@ def keypoint_similarity(distances: np.ndarray, areas: np.ndarray, oks_sigmas: np
 
 
 def expected_similarity(keypoints: np.ndarray, error: float, oks_sigmas: np.ndarray) -> np.ndarray:
-    """The similarity to expect of each keypoint of found poses, given how far keypoints are off on average.
+    """The expected similarity of each keypoint of predicted poses, given how far keypoints are off on average.
 
-    With errors in x and y that are normally distributed, the mean of exp(-d^2 / (2 s^2)) is 1 / (1 + error^2 / s^2),
-    where s = 2 sigma sqrt(area). The same error costs a small person more than a large one, so that small people come
-    after large ones of the same confidence. As in files without areas, the area is 0.53 of the box around the pose.
+    If the errors in x and y are normally distributed, the mean of exp(-d^2 / (2 s^2)) is 1 / (1 + error^2 / s^2),
+    where s = 2 sigma sqrt(area). The same error costs a small person more than a large one, so small people rank below
+    large ones of the same confidence. As for files without areas, the area is 0.53 of the box around the pose.
 
     Args:
-        keypoints: (N, K, 2 or more) found x, y in pixels; further columns are not read.
+        keypoints: (N, K, 2 or more) predicted x, y in pixels; further columns are not read.
         error: standard deviation of a keypoint's error along each axis in the same pixels, > 0.
         oks_sigmas: (K,) falloffs per sqrt(area), > 0.
 

@@ -32,19 +32,19 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """People found in one image, best first: the constructor sorts them by pose score, and leaves equal ones as given.
+    """People found in one image, best first: the constructor sorts them by pose score, and keeps the order of ties.
 
-    `poses[0]` is the best person, a `Pose`, and a loop goes through all of them. A slice, an index array or a mask
-    gives the `Poses` of those people, again best first.
+    `poses[0]` is the best person, a `Pose`; iteration yields one `Pose` after the other. A slice, an index array or a
+    mask selects the `Poses` of those people, again best first.
 
     Attributes:
         keypoints: (N, K, 3) float32: x, y in pixels of the image, keypoint score.
         scores: (N,) float32, the pose score used for ranking, highest first.
-        schema: the skeleton, or None where it is not known.
-        track_ids: (N,) int, the numbers that `PoseTracker` gave, 0 for a person it does not follow; None without it.
+        schema: the skeleton, or None if it is not known.
+        track_ids: (N,) int, the numbers from `PoseTracker`, 0 for a person it does not follow; None without tracking.
 
     Raises:
-        InputError: shapes do not fit each other, or people have another number of keypoints than the skeleton.
+        InputError: shapes do not fit each other, or people do not have the skeleton's number of keypoints.
     """
 
     keypoints: np.ndarray
@@ -87,7 +87,7 @@ class Poses:
 
     @property
     def keypoint_scores(self) -> np.ndarray:
-        """(N, K)."""
+        """(N, K) keypoint scores."""
         return self.keypoints[..., 2]
 
     def __len__(self) -> int:
@@ -116,13 +116,13 @@ class Poses:
         """The people as entries of a COCO results file.
 
         Args:
-            image_id: names the image in each entry, unless it is None; so does `file_name`.
-            file_name: of the image.
+            image_id: of the image; entries have none if it is None.
+            file_name: of the image, likewise.
             category_id: of people.
 
         Returns:
-            An entry for each person, with coordinates to 1/1000 pixel and scores to seven digits, what float32 holds.
-            Where there are track ids, `track_id` is one of them, or None for a person who is not followed.
+            An entry for each person, with coordinates to 1/1000 pixel and scores to seven digits, float32's precision.
+            If there are track ids, each entry has its `track_id`, or None for a person who is not followed.
         """
         image = {"image_id": image_id, "file_name": file_name}
         common = {key: value for key, value in image.items() if value is not None}

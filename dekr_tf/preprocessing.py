@@ -13,9 +13,9 @@ from dekr_tf.errors import InputError
 from dekr_tf.files.images import read_image
 from dekr_tf.sidecar import Sidecar
 
-#: The network's input may always hold this many pixels, and four squares of the short side where that is more.
+#: The network's input may always hold this many pixels, or four squares of the short side if that is more.
 NETWORK_PIXELS = 2**20
-#: Smaller maps show too little.
+#: Fewest cells on a side of a map; smaller maps show too little.
 MIN_CELLS = 8
 
 
@@ -36,26 +36,26 @@ class Placement(NamedTuple):
 
 
 class Preprocessor:
-    """Brings photos to the network's input; call it with a photo.
+    """Resizes and normalizes photos for the network; call it with a photo.
 
-    The short side of the photo is brought to `input_size`. Photos more elongated than about 4:1 (16:1 at 256) are made
-    smaller than that, so that the network's input stays within `most_pixels`.
+    The photo's short side becomes `input_size`. Photos more elongated than about 4:1 (16:1 at 256) come out smaller, so
+    that the network's input stays within `most_pixels`.
 
     Args:
         sidecar: settings of the model.
-        input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: what the model
-            was trained for.
+        input_size: short side of the network's input in pixels, rounded up to a multiple of 64. Default: the size that
+            the model was trained for.
         scales: of the multi-scale test, each times `input_size`.
-        fixed_sizes: (height, width) of the inputs that the network takes, of which a photo gets the one in which it can
-            be largest; empty: any. Default: those of the model.
+        fixed_sizes: (height, width) of the only inputs that the network takes; each photo is letterboxed into the one
+            that shows it largest. Empty: any size. Default: those of the model.
 
     Attributes:
         input_size: as above.
         scales: as above, the largest first.
 
     Raises:
-        InputError: `input_size` or a scale is not positive, a scale is too small for a map of `MIN_CELLS` cells, or one
-            of the two is given for a model that takes fixed sizes.
+        InputError: `input_size` or a scale is not positive, a scale is given twice or is too small for a map of
+            `MIN_CELLS` cells, or one of the two is given for a model that takes fixed sizes.
     """
 
     def __init__(
@@ -83,25 +83,25 @@ class Preprocessor:
                 given = " ".join(f"{scale:g}" for scale in scales)
                 raise InputError(f"expected no scales beside a model that takes {sizes} only. Received: {given}")
         check_smallest_map(self.scales, self.input_size)
-        # What each 8-bit value of each channel becomes, (1, 256, 3): a lookup takes a fifth of the time of the
-        # arithmetic, with the same bits.
+        # The normalized value of each 8-bit value and channel, (1, 256, 3): a lookup takes a fifth of the time of the
+        # arithmetic, with bit-identical results.
         self._table = None
         if artifact is None or artifact.input_type == "float32":
             scale, shift = normalization(sidecar.mean, sidecar.std)
             self._table = np.arange(256, dtype=np.float32)[None, :, None] * scale + shift
 
     def __call__(self, image: np.ndarray | str | os.PathLike) -> tuple[list[np.ndarray], Placement]:
-        """Brings one photo to the network's input.
+        """Makes the network's inputs from one photo.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
+            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright by its EXIF orientation.
 
         Returns:
-            For each scale (h, w, 3), normalized float32 or, where the model normalizes itself, uint8; and where the
-            photo sits in it.
+            For each scale, the largest first, an input (h, w, 3): normalized float32, or uint8 if the model normalizes
+            by itself; and the photo's placement at scale 1.
 
         Raises:
-            InputError: the file cannot be read, the array is not an image, or the photo is too elongated.
+            InputError: the file cannot be read, the array is not an image, or the photo is too elongated or too large.
         """
         if isinstance(image, str | os.PathLike):
             image = read_image(image, exif_orientation=True)
@@ -120,17 +120,17 @@ class Preprocessor:
         try:
             resized = cv2.warpAffine(image, scale * placement.transform, (width, height), flags=cv2.INTER_LINEAR)
         except cv2.error as error:
-            # OpenCV 4 takes no side of 32767 pixels or more.
+            # OpenCV 4 refuses sides of 32767 pixels or more.
             raise InputError(f"cannot resize an image of {image.shape[1]}x{image.shape[0]}: {error.err}") from error
         return resized if self._table is None else cv2.LUT(resized, self._table)
 
 
 def normalization(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The normalization of a model's input: `image * scale + shift`, whatever library holds the image.
+    """The normalization of a model's input as `image * scale + shift`, for arrays and tensors of any library.
 
     Args:
-        mean: of RGB in 0..1, which is subtracted.
-        std: by which the difference is divided.
+        mean: of RGB in 0..1, to be subtracted.
+        std: divisor of the difference.
 
     Returns:
         scale and shift, (3,) float32, for RGB in 0..255.
@@ -140,15 +140,14 @@ def normalization(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarr
 
 
 def most_pixels(input_size: int) -> int:
-    """The most pixels that the network's input holds for photos brought to a short side of `input_size`."""
+    """The most pixels that the network's input may hold when photos are resized to a short side of `input_size`."""
     return max(NETWORK_PIXELS, 4 * geometry.round_up(input_size) ** 2)
 
 
 def bounded_network_size(image_size: tuple[int, int], input_size: int) -> tuple[int, int]:
     """The (height, width) of the network's input, with a bound for elongated images.
 
-    That of `geometry.network_size`; where it holds more than `most_pixels`, the short side is lowered in steps of 64
-    until it does not.
+    It is `geometry.network_size`, with a short side lowered in steps of 64 while it holds more than `most_pixels`.
 
     Args:
         image_size: (height, width) of the image.
@@ -169,7 +168,7 @@ def bounded_network_size(image_size: tuple[int, int], input_size: int) -> tuple[
 
 
 def best_fit(image_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> Placement:
-    """The placement in the smallest of those inputs in which an image can be largest.
+    """The placement in the input that shows the image largest, the smallest one of several.
 
     Args:
         image_size: (height, width) of the image.
@@ -193,7 +192,7 @@ def sorted_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """The scales of a multi-scale test, largest first, so that the order in which they were given does not matter.
 
     Raises:
-        InputError: there is none, one is given twice, or is not a positive number.
+        InputError: there is none, or one is given twice or is not a positive number.
     """
     if not scales or len(set(scales)) != len(scales) or not all(math.isfinite(scale) and scale > 0 for scale in scales):
         raise InputError(f"scales: expected positive numbers, each once. Received: {' '.join(map(str, scales))}")
@@ -201,7 +200,7 @@ def sorted_scales(scales: Sequence[float]) -> tuple[float, ...]:
 
 
 def check_smallest_map(scales: Sequence[float], input_size: int) -> None:
-    """Refuses scales at which a map would have less than `MIN_CELLS` cells a side.
+    """Refuses scales at which a side of a map would have fewer than `MIN_CELLS` cells.
 
     Args:
         scales: of the test.
@@ -220,6 +219,6 @@ def check_smallest_map(scales: Sequence[float], input_size: int) -> None:
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """The (height, width) of the network's input at a scale, of that at scale 1: a multiple of 32."""
+    """The (height, width) of the network's input at `scale`, multiples of 32; `size` is the one at scale 1."""
     height, width = (geometry.round_up(side * scale, geometry.COARSEST_STRIDE) for side in size)
     return height, width

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-#: By version of Linux' control groups, where their folders are and the files that hold quota and period.
+#: By version of Linux control groups: their folder, and the files that hold quota and period.
 _CGROUPS = {
     1: ("sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")),
     2: ("sys/fs/cgroup", ("cpu.max",)),
@@ -15,8 +15,8 @@ _CGROUPS = {
 def available_processors(root: Path = Path("/")) -> int:
     """The number of threads that can run at once here, at least 1.
 
-    That is the machine's processors, unless the process is bound to some of them (`taskset`) or a container limits its
-    share (`docker run --cpus`, a CPU limit of Kubernetes). Part of a processor counts as one.
+    It is the number of the machine's processors, unless the process is bound to some of them (`taskset`) or a container
+    limits its share (`docker run --cpus`, a CPU limit in Kubernetes). A fraction of a processor counts as one.
 
     Args:
         root: folder with the system's `proc` and `sys`.
@@ -32,7 +32,7 @@ def available_processors(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The shares of processors that the control groups of this process leave it."""
+    """The limits, in processors, that control groups set for this process."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # No Linux.
@@ -42,13 +42,13 @@ def _quotas(root: Path) -> Iterator[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         folder, files = _CGROUPS[1 if controllers else 2]
-        # A group is bound by those around it as well. Inside a container, only the outermost may be there to be read.
+        # The limits of all parent groups apply as well. Inside a container, only the outermost may be readable.
         group = PurePosixPath(path.lstrip("/"))
         for each in (group, *group.parents):
             try:
                 texts = [(root / folder / each / file).read_text() for file in files]
                 quota, period = map(int, " ".join(texts).split())
-            except (OSError, ValueError):  # There is no such file, or `max`: no limit.
+            except (OSError, ValueError):  # The file is missing or says `max`: no limit.
                 continue
             if quota > 0:
                 yield quota / period

@@ -1,7 +1,7 @@
-"""Lets Keras load models that use classes of this package after nothing but `import dekr_tf`, which loads no Keras.
+"""Lets Keras load models with classes of this package after `import dekr_tf` alone, which does not load Keras.
 
-Keras finds such a class by its registered name, and only once its module has been imported. So as soon as Keras is
-there, stand-ins are registered under these names; when Keras asks one for an object, it imports the class.
+Keras finds such a class by its registered name, and only once its module has been imported. So this module registers
+stand-ins under these names when Keras is imported; asked for an object, a stand-in imports the class.
 """
 
 import importlib
@@ -37,7 +37,7 @@ def register_with_keras() -> None:
 
 
 class _KerasFinder(MetaPathFinder):
-    """Finds Keras as others do, and registers the stand-ins behind its import."""
+    """Finds Keras by the other finders, and registers the stand-ins once it is imported."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "keras":

@@ -1,4 +1,4 @@
-"""The JSON file that travels with a model and says all that inference must know of it."""
+"""The JSON file that travels with a model and holds every setting that inference needs."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ VERSION = 1
 
 #: Name of the sidecar inside a folder, and inside a file that carries it.
 MEMBER = "sidecar.json"
-#: Where Keras keeps the config of a model, which holds the sidecar of a `PoseEstimator`.
+#: The file in a `.keras` archive that holds the model's config, and in it our sidecar.
 KERAS_CONFIG = "config.json"
 
 
@@ -32,19 +32,19 @@ NORMALIZATION = {
 
 
 class Artifact(Settings):
-    """What a model that was made for another engine than Keras takes and gives."""
+    """Inputs and outputs of a model exported for another engine than Keras."""
 
-    #: `poses`: from image to candidate poses; `maps`: to heatmap and the features that enter the offset head.
+    #: `poses`: from image to candidate poses; `maps`: to the heatmap and the features that enter the offset head.
     graph: Literal["poses", "maps"]
     precision: Literal["float32", "float16", "dynamic_int8", "int8"] = "float32"
     #: (height, width) of the inputs that it takes, multiples of 32; empty: any.
     input_sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
-    #: `float32`: normalized RGB; `uint8`: RGB as it is, normalized inside.
+    #: `float32`: normalized RGB; `uint8`: RGB in 0..255, which the graph normalizes.
     input_type: Literal["float32", "uint8"] = "float32"
     #: The flip test is part of the graph.
     flip: bool = False
     #: Pose NMS, pose scores and, if one was exported with it, the rescoring net are part of the graph `poses`, which
-    #: then gives people instead of candidates.
+    #: then outputs people instead of candidates.
     final: bool = False
 
 
@@ -67,7 +67,7 @@ class Sidecar(Settings):
 
     @model_validator(mode="after")
     def _keypoints_are_a_skeleton(self):
-        # Used once here, so that a broken skeleton is found with the other faults of the file.
+        # Built once here, so that a broken skeleton is reported with the other faults of the file.
         _ = self.schema
         return self
 
@@ -91,7 +91,7 @@ class Sidecar(Settings):
 
 
 def sidecar_path(model: str | Path) -> Path:
-    """Where the sidecar of a model lies: beside a file, in a folder."""
+    """The path of a model's sidecar: beside a file, inside a folder."""
     return Path(model) / MEMBER if is_folder(model) else Path(f"{model}.json")
 
 
@@ -106,10 +106,10 @@ def write_sidecar(sidecar: Sidecar, model: str | Path) -> None:
 
 
 def read_sidecar(model: str | Path) -> Sidecar:
-    """Reads the sidecar of a model; that inside the file where there is none beside it.
+    """Reads the sidecar of a model: the file beside it, or else the copy inside it.
 
     Raises:
-        InputError: it is missing, broken, or of another version than this one.
+        InputError: it is missing, broken, or of another version than `VERSION`.
     """
     path = sidecar_path(model)
     if exists(path):
@@ -125,7 +125,7 @@ def read_sidecar(model: str | Path) -> Sidecar:
 
 
 def embedded_settings(model: str | Path) -> Any:
-    """The content of the sidecar that a file carries, unchecked; None where there is none."""
+    """The content of the sidecar that a file carries, unchecked; None if it carries none."""
     try:
         with zipfile.ZipFile(model) as archive:
             if KERAS_CONFIG in archive.namelist():

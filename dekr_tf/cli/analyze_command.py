@@ -1,12 +1,12 @@
-"""Say which errors a model makes, and what each kind of error costs.
+"""Show which errors a model makes, and the AP that each kind costs.
 
   dekr analyze --model best.keras --annotations val.json --images val/ --plot errors.png
   dekr analyze --results results.json --annotations val.json
 
 Every labeled keypoint of a person who was found is good, or has one of the errors of Ronchi and Perona (ICCV 2017):
 jitter (near its place), inversion (where the other side's keypoint is), swap (at another person's keypoint), miss (near
-none of these). The first table has their shares of each keypoint; the second what AP would be with the errors of one
-kind corrected, and of all kinds. With --metric crowdpose, a person's size is measured as CrowdPose's toolkit does it.
+none of these). The first table has the shares for each keypoint; the second, the AP with the errors of one kind
+corrected, and of all kinds. With --metric crowdpose, a person's size is measured as in CrowdPose's toolkit.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Time a model from photo to people: start, stages, memory, and what runs outside delegates.
 
-Of two models also the ratio B / A of each stage, by rounds in which they take turns (A B A B ..): the median, and in
-brackets the 10th to 90th percentile. The start and the memory of each are then those of a process of its own.
+For two models, it also prints the ratio B / A of each stage over rounds in which they take turns (A B A B ..): the
+median, and in brackets the 10th to 90th percentile. It then measures start and memory of each in a separate process.
 Example: dekr benchmark coco_w32.keras coco_w32_int8.tflite --threads 4 --image photo.jpg
 """
 
@@ -20,7 +20,7 @@ from dekr_tf.weights import PRESET, resolve
 if TYPE_CHECKING:
     import numpy as np
 
-#: (height, width) of the image that is drawn where none is given: that of many photos of COCO.
+#: (height, width) of the synthetic image if no photo is given, the size of many photos in COCO.
 DRAWN_SIZE = 425, 640
 
 
@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of the engine and OpenCV (default: all that may be used)"
     )
-    parser.add_argument("--image", metavar="FILE", help="photo (default: a drawn one of 640x425)")
+    parser.add_argument("--image", metavar="FILE", help="photo (default: a synthetic image of 640x425)")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="timings (default: %(default)s)")
     parser.add_argument(
         "--warmup",
         type=int,
         default=2,
         metavar="N",
-        help="runs after the first that do not count (default: %(default)s)",
+        help="uncounted runs after the first (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         _set_threads(arguments.threads)
     options = {"threads": arguments.threads, "warmup": arguments.warmup}
-    # LiteRT prints there that it found a delegate.
+    # LiteRT announces on standard error that it found a delegate.
     started = [hold_standard_error(start, model, image, **options) for model in arguments.models]
     reports = reports or [report for _, report in started]
     times = time_stages([detector for detector, _ in started], image, arguments.rounds)
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _image(path: str | None) -> "np.ndarray":
-    """(H, W, 3) uint8 RGB."""
+    """The photo, or a synthetic image, (H, W, 3) uint8 RGB."""
     if path is not None:
         from dekr_tf.files.images import read_image
 
@@ -105,16 +105,16 @@ def _image(path: str | None) -> "np.ndarray":
 
 
 def _set_threads(threads: int) -> None:
-    """For what is not chosen by `PoseDetector`: OpenCV, and TensorFlow as long as it has not been imported."""
+    """Sets the threads that `PoseDetector` does not: OpenCV's, and TensorFlow's if that is not imported yet."""
     import cv2
 
     cv2.setNumThreads(threads)
-    # Not `tf.config.threading`: importing TensorFlow is part of what loading a model takes.
+    # `tf.config.threading` would import TensorFlow, which is part of the time to load a model.
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = str(threads)
 
 
 def _own_process(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The report of one model, started in a new process: two in one cannot be told apart."""
+    """The report of one model, started in a new process: the memory of two in one cannot be told apart."""
     words = [model, "--json", "--rounds", "1", "--warmup", str(arguments.warmup)]
     words += ["--threads", str(arguments.threads)] if arguments.threads else []
     words += ["--image", arguments.image] if arguments.image else []
@@ -129,7 +129,7 @@ def _own_process(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _text(result: dict[str, Any]) -> str:
-    """The result for people to read."""
+    """The result as text to print."""
     models = result["models"]
     height, width = result["image"]
     rows = [["", *"AB"]] if len(models) == 2 else []

@@ -1,4 +1,4 @@
-"""Make, prepare and look at data sets.
+"""Make, prepare and inspect data sets.
 
 dekr data synthetic --output DIR            synthetic people with exact labels, in COCO's format
 dekr data crowdpose-trainval TRAIN VAL ...  CrowdPose's two training splits in one file
@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     synthetic = actions.add_parser(
         "synthetic",
-        help="draw people with exact labels",
-        description="Draws people with exact labels: DIR/train.json, DIR/val.json, and images in DIR/train/images and "
-        "DIR/val/images. The same seed gives the same images.",
+        help="draw synthetic people with exact labels",
+        description="Draws synthetic people with exact labels: DIR/train.json, DIR/val.json, and images in "
+        "DIR/train/images and DIR/val/images. The same seed gives the same images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     synthetic.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trainval = actions.add_parser(
         "crowdpose-trainval",
         help="merge CrowdPose's two training splits",
-        description="Writes one annotation file with the images and people of two, as CrowdPose is trained on.",
+        description="Writes one annotation file with the images and people of two, on which CrowdPose models train.",
     )
     trainval.add_argument("train", type=Path, metavar="TRAIN", help="crowdpose_train.json")
     trainval.add_argument("val", type=Path, metavar="VAL", help="crowdpose_val.json")
@@ -58,23 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tfrecord = actions.add_parser(
         "tfrecord",
         help="write images and labels as a few large files",
-        description="Writes DIR with the images as they are, their labels, and metadata.json: data.train_records of "
-        "a config. DIR appears when all is written, and may then be copied to object storage.",
+        description="Writes DIR with the unchanged images, their labels, and metadata.json, for data.train_records of "
+        "a config. DIR appears when everything is written, and may then be copied to object storage.",
     )
     tfrecord.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
     add_category_option(tfrecord)
     tfrecord.add_argument("--images", type=Path, required=True, metavar="PATH", help="folder or zip file of the images")
     tfrecord.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder to write to")
-    tfrecord.add_argument("--shards", type=int, metavar="N", help="number of files (default: one for 1024 images)")
+    tfrecord.add_argument("--shards", type=int, metavar="N", help="number of files (default: one per 1024 images)")
     tfrecord.add_argument("--config", metavar="FILE", help="for its keypoints and data.damaged_images (default: COCO)")
     tfrecord.set_defaults(act=_tfrecord)
 
     show = actions.add_parser(
         "show",
         help="draw a sheet of training samples",
-        description="Draws samples of the training data as they go into the network. Left: heatmaps, orange on the "
-        "person's left, blue on the right, else green, the center white; the redder the more heatmaps have no loss "
-        "weight there. Right: the offsets that a person's center is asked for.",
+        description="Draws samples of the training data as they enter the network. Left: heatmaps, orange on the "
+        "person's left, blue on the right, else green, the center white; redder where more heatmaps have no loss "
+        "weight. Right: the target offsets at each person's center.",
     )
     show.add_argument("--config", required=True, metavar="FILE", help="YAML file of the experiment")
     show.add_argument("--output", type=Path, required=True, metavar="FILE", help="picture to write")
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the chosen action says."""
+    """Runs the chosen action."""
     arguments.act(arguments)
 
 
@@ -120,7 +120,7 @@ def _schema(arguments: argparse.Namespace) -> None:
     if not isinstance(content, dict):
         raise InputError(f"annotations {arguments.annotations}: expected a mapping. Received: {type(content).__name__}")
     schema = schema_from_categories(content.get("categories"), arguments.annotations.stem, arguments.category)
-    # No list of lists a line each: pairs of names read better in brackets.
+    # Pairs of names read better in brackets than on two lines each.
     write_text(arguments.output, yaml.safe_dump(schema.to_dict(), sort_keys=False, default_flow_style=None, width=100))
     print(
         f"{arguments.output}: {len(schema)} keypoints, {len(schema.flip_pairs)} flip pairs, {len(schema.edges)} edges"

@@ -4,13 +4,13 @@
   dekr evaluate --results results.json --annotations val.json --config configs/coco_w32.yaml
 
 Metrics: "coco" is COCO's AP and AR over OKS thresholds, for any skeleton; "crowdpose" is that of CrowdPose's toolkit,
-with AP of easy, medium and hard images; "pck" is PCK@0.2 by the torso's diameter, for one labeled person an image, of
-the pose with the highest score. The skeleton is that of the model; for a results file that of --config, else
+with AP of easy, medium and hard images; "pck" is PCK@0.2 by the torso's diameter, for one labeled person per image, of
+the pose with the highest score. The skeleton is that of the model; for a results file it is that of --config, else
 CrowdPose's with --metric crowdpose, else COCO's.
 
 Image files are read as they are stored, whatever their EXIF orientation, since labels are in stored pixels. A "-" in
-the table means that the annotations have nothing of the kind. With --results-output, the annotations may be without
-labels, as those of COCO's test-dev: then the poses are written for the server and nothing is measured.
+the table means that the annotations have no such people. With --results-output, the annotations may lack labels, like
+those of COCO's test-dev: then the poses are written for the server and nothing is measured.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _table(metrics: dict[str, float]) -> str:
-    """One column a number, or one line where there are many."""
+    """One column per number, or one line per number if there are many."""
     values = {
         name: f"{value:d}" if isinstance(value, int) else f"{value:.3f}" if value >= 0 else "-"
         for name, value in metrics.items()

@@ -1,4 +1,4 @@
-"""What `evaluate` and `analyze` share: options that say which poses are compared with which labels."""
+"""Options shared by `evaluate`, `analyze` and `rescore collect`: which poses are compared with which labels."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,14 @@ def add_options(parser: argparse.ArgumentParser, metrics: tuple[str, ...]) -> No
         metrics: choices of `--metric`.
     """
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, metavar="FILE", help="model to look at the images with")
+    source.add_argument("--model", type=Path, metavar="FILE", help="model to run on the images")
     source.add_argument("--results", type=Path, metavar="FILE", help="COCO results file, instead of a model")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO keypoint labels")
     add_category_option(parser)
     parser.add_argument("--images", type=Path, metavar="PATH", help="folder or zip file of the images")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings to use instead of the sidecar's")
     parser.add_argument("--input-size", type=int, metavar="N", help="short side of the network's input in pixels")
-    parser.add_argument("--flip", action="store_true", help="also look at the mirrored image and average")
+    parser.add_argument("--flip", action="store_true", help="also run on the mirrored image and average")
     parser.add_argument("--dense", action="store_true", help="offset head on the whole map: same poses, slower")
     add_decoding_options(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images in the network at once (default: 1)")
@@ -43,7 +43,7 @@ def add_category_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--category",
         metavar="NAME|ID",
-        help="of the annotations that count (default: that of the config, else all with keypoints)",
+        help="the only category that counts (default: that of the config, else all with keypoints)",
     )
 
 
@@ -60,7 +60,7 @@ def check_options(arguments: argparse.Namespace, *model_options: str) -> None:
         model_options: names of more options that need a model.
 
     Raises:
-        InputError: an option of a model stands beside `--results`, or `--images` lacks beside `--model`.
+        InputError: an option of a model is given with `--results`, or `--model` without `--images`.
     """
     given = {name: getattr(arguments, name) for name in (*MODEL_OPTIONS, *model_options)}
     unused = [
@@ -73,11 +73,11 @@ def check_options(arguments: argparse.Namespace, *model_options: str) -> None:
 
 
 def input_files(arguments: argparse.Namespace, labels: "Sequence[ImageLabels]" = ()) -> "Iterator[Path | None]":
-    """The files that the verb reads, for `files.check_outputs`.
+    """The files that the verb reads, for `files.outputs.check_outputs`.
 
     Args:
         arguments: of the command line.
-        labels: of the annotation file, once they are read: they name the images.
+        labels: of the annotation file, once they are read, since they name the images.
     """
     from dekr_tf.inference.open_model import model_files
 
@@ -89,7 +89,7 @@ def input_files(arguments: argparse.Namespace, labels: "Sequence[ImageLabels]" =
 
 
 def open_source(arguments: argparse.Namespace) -> "tuple[PoseDetector | None, KeypointSchema, int | str | None]":
-    """The detector, None for a results file, the skeleton of what is compared, and the category that counts.
+    """The detector (None for a results file), the skeleton, and the category that counts.
 
     Raises:
         InputError: model or config cannot be read.

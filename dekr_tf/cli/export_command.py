@@ -1,6 +1,6 @@
 """Write a model for TensorFlow Serving, phones and Raspberry Pi, or ONNX Runtime.
 
-What was written is opened again and compared with the Keras model. Where they differ too much, nothing is left.
+It opens the result and compares it with the Keras model. If they differ too much, it leaves nothing behind.
 Example: dekr export --model coco_w32.keras --format tflite --precision int8 --input-size 512x832 \\
     --calibration photos/ --output coco_w32_int8.tflite
 """
@@ -17,9 +17,9 @@ from dekr_tf.weights import PRESET
 
 T = TypeVar("T")
 
-#: Photos that are drawn to compare on where none are given.
+#: Synthetic images to compare on if no photos are given.
 DRAWN = 4
-#: Photos that calibrate and are compared on. All of them are held in memory, and ranges hardly change with more.
+#: Most photos to calibrate with and compare on. All of them are held in memory, and ranges hardly change with more.
 MOST_PHOTOS = 100
 
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--serving",
         type=Path,
         metavar="MODELS/NAME/VERSION",
-        help="folder of a version of a model for TensorFlow Serving, whose signatures give final poses (saved_model)",
+        help="folder of a model's version for TensorFlow Serving, whose signatures return final poses (saved_model)",
     )
     parser.add_argument(
         "--precision",
@@ -65,13 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-type",
         choices=("float32", "uint8"),
         default="float32",
-        help="float32: normalized by the caller; uint8: RGB as it is, normalized inside",
+        help="float32: normalized by the caller; uint8: RGB in 0 to 255, normalized inside",
     )
     parser.add_argument("--flip", action="store_true", help="put the flip test into the graph")
     parser.add_argument(
         "--final",
         action="store_true",
-        help="put pose NMS and pose scores into the graph as well, which then gives people, best first (tflite, onnx)",
+        help="put pose NMS and pose scores into the graph as well, which then outputs people, best first (tflite, "
+        "onnx)",
     )
     parser.add_argument(
         "--rescore",
@@ -82,9 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         nargs="+",
         metavar="IMAGES",
-        help="files, folders or patterns of photos such as the model will see: int8 takes its ranges from them, and "
-        f"the comparison is made on them (default: on {DRAWN} drawn ones). Of more than {MOST_PHOTOS}, so many are "
-        "taken, evenly spread over the sorted names",
+        help="files, folders or patterns of photos like those that the model will see: int8 takes its ranges from "
+        f"them, and the comparison runs on them (default: {DRAWN} synthetic images). Of more than {MOST_PHOTOS} "
+        "photos, that many are used, evenly spread over the sorted names",
     )
     serving = parser.add_argument_group("with --serving")
     serving.add_argument(
@@ -93,14 +94,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument(
         "--skip-bad-images",
         action="store_true",
-        help="refuse only the bad images of a batch, by an output `error`; needed for batching on the server, where "
-        "requests of several callers go together",
+        help="refuse only the bad images of a batch, by an output `error`; needed for batching on the server, which "
+        "combines the requests of several callers",
     )
     serving.add_argument(
         "--max-pixels",
         type=int,
         metavar="N",
-        help="larger images are refused before they are decoded (default and most: 16384 x 16384, as everywhere)",
+        help="larger images are refused before they are decoded (default and maximum: 16384 x 16384, as everywhere)",
     )
 
 
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr export`.
 
     Raises:
-        InputError: the model, a photo or the output is not usable, or the export differs too much.
+        InputError: the model, a photo or the output cannot be used, or the export differs too much.
     """
     if arguments.serving and arguments.format != "saved_model":
         raise InputError(f"--serving: expected --format saved_model. Received: {arguments.format}")

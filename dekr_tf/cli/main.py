@@ -1,4 +1,4 @@
-"""Find people and their keypoints in photos with DEKR, train it, and measure it."""
+"""Find people and their keypoints in photos with DEKR; train and evaluate it."""
 
 import argparse
 import contextlib
@@ -36,7 +36,7 @@ VERBS = (
     "data",
 )
 
-#: The install tier that brings a package; what is not here comes with every install.
+#: The install tier that brings a package; every other package comes with any install.
 TIERS = {
     "filelock": "train",
     "keras": "train",
@@ -59,7 +59,7 @@ TIERS = {
 }
 
 
-#: The backends of Keras that `dekr train` runs on. Every other verb is TensorFlow's.
+#: The backends of Keras that `dekr train` runs on. Every other verb that needs Keras runs on TensorFlow.
 BACKENDS = ("tensorflow", "torch", "jax")
 
 
@@ -69,7 +69,7 @@ def command_module(verb: str) -> ModuleType:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the command line in one line."""
+    """Reports errors of the command line in one line."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (try {self.prog} --help)\n")
@@ -97,11 +97,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs `dekr`.
 
     Returns:
-        The exit code: 0; 2 for any `DekrError`, said in one line on standard error; 130 and 143 when the run is ended
-        by SIGINT (ctrl-C) and SIGTERM, after its temporary files are removed; 141 when nobody reads its output any
-        more.
+        The exit code: 0; 2 for a `DekrError`, a missing package or a failed read or write, reported in one line on
+        standard error; 130 and 143 if SIGINT (ctrl-C) or SIGTERM ends the run, after its temporary files are removed;
+        141 if nobody reads its output any more.
     """
-    # Messages of TensorFlow, and of FFmpeg inside OpenCV. What fails raises an exception as well.
+    # Silences TensorFlow, and FFmpeg inside OpenCV; what fails raises an exception as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     parser = build_parser()
@@ -131,17 +131,17 @@ def main(argv: list[str] | None = None) -> int:
         how = "apt install python3-opencv" if from_debian else f"pip install 'dekr-tf{tier}'"
         return _refuse(arguments.verb, f"{why} needs the package {package}: {how}")
     except BrokenPipeError:
-        # The reader, such as `head`, has had enough.
+        # The reader, such as `head`, has closed the pipe.
         _flush_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.filename is not None:
             return _refuse(arguments.verb, f"cannot use {error.filename}: {error.strerror}")
-        # Most likely that of standard output, into a file on a full disk.
+        # Most likely, standard output goes to a file on a full disk.
         _flush_output()
         return _refuse(arguments.verb, f"cannot go on: {error.strerror or error}")
     except UnicodeEncodeError as error:
-        # Surrogates are bytes of a file name that are no text, which some libraries do not take.
+        # Surrogates are bytes of a file name that are not text, which some libraries refuse.
         if not re.search("[\ud800-\udfff]", error.object):
             raise
         return _refuse(arguments.verb, f"expected file names in UTF-8. Received: {error.object!a}")
@@ -156,13 +156,13 @@ def main(argv: list[str] | None = None) -> int:
 def program() -> NoReturn:
     """`main` as a program of its own."""
     for stream in (sys.stdout, sys.stderr):
-        # A file name need not be text, and a stream need not know all letters.
+        # A file name need not be text, and a stream's encoding need not have every character.
         stream.reconfigure(errors="backslashreplace")
     sys.exit(main())
 
 
 def _flush_output() -> None:
-    """Drops what standard output does not take; Python would try to write it once more at its end."""
+    """Drops what standard output does not take, since Python would try to write it again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -175,7 +175,7 @@ def _interrupt(number, frame):
 
 @contextlib.contextmanager
 def own_keras_settings(verb: str) -> Iterator[None]:
-    """Has Keras begin with the settings that the program needs, whatever the user's own `keras.json` says.
+    """Makes Keras start with the settings that the program needs, whatever the user's own `keras.json` says.
 
     Raises:
         InputError: `KERAS_BACKEND` asks for a backend that cannot train.
@@ -183,7 +183,7 @@ def own_keras_settings(verb: str) -> Iterator[None]:
     backend = (os.environ.get("KERAS_BACKEND") if verb == "train" else None) or "tensorflow"
     if backend not in BACKENDS:
         raise InputError(f"KERAS_BACKEND: expected {', '.join(BACKENDS)}, or nothing. Received: {backend}")
-    # A device has no keras.json in it.
+    # The null device contains no keras.json.
     settings = {"KERAS_BACKEND": backend, "KERAS_HOME": os.devnull}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
@@ -199,9 +199,9 @@ def own_keras_settings(verb: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_import(package: str) -> Iterator[None]:
-    """Keeps back what the libraries of `package` print while it is imported, unless that fails.
+    """Suppresses what the libraries of `package` print while it is imported, unless that fails.
 
-    TensorFlow's write to file descriptor 2 before any of its settings for messages has an effect.
+    TensorFlow's libraries write to file descriptor 2 before any of its settings for messages takes effect.
     """
 
     class Finder:
@@ -225,7 +225,7 @@ def quiet_import(package: str) -> Iterator[None]:
 
 
 def hold_standard_error(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Calls a function; what reaches file descriptor 2 meanwhile is printed only if it fails by a bug."""
+    """Calls a function; what reaches file descriptor 2 meanwhile is printed only if a bug makes it fail."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         before = os.dup(2)

@@ -1,4 +1,4 @@
-"""What the verbs share that look at photos: naming those that cannot be used, and printing, writing, drawing people."""
+"""What the verbs on photos share: they name photos that cannot be used, and print, write or draw people."""
 
 import argparse
 import csv
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Suffixes in lower case of photos whose drawing stays without loss.
+# Suffixes, in lower case, of photos whose drawing is written without loss.
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
 
@@ -31,11 +31,11 @@ def usable_photos(
 
     Args:
         images: the photos.
-        answers: what was found in each, or why it cannot be used. They may be computed one by one.
-        refused: gets the photos that cannot be used; `check_none_refused` is to be called with it in the end.
+        answers: the result for each, or why it cannot be used. They may be computed one by one.
+        refused: receives the photos that cannot be used; call `check_none_refused` with it in the end.
 
     Yields:
-        The other photos, and what was found in each.
+        Each of the other photos with its result.
     """
     from tqdm import tqdm
 
@@ -95,7 +95,7 @@ def report_people(
 
 
 def output_format(path: Path) -> str:
-    """`.json` or `.csv`, by the name of a file of people; a name without suffix, as devices have, is for JSON.
+    """The format of a file of people by its name, `.json` or `.csv`; JSON for names without suffix, as of devices.
 
     Raises:
         InputError: it has another suffix.
@@ -118,7 +118,7 @@ def write_people(
         schema: names the columns of a table.
 
     Raises:
-        InputError: the file cannot be written, or a table is asked for of poses of another skeleton.
+        InputError: the file cannot be written, or is a table and the poses are of another skeleton.
     """
     from dekr_tf.files.outputs import atomic_output, write_text
 
@@ -126,7 +126,7 @@ def write_people(
         people = [person for path, poses in found.items() for person in poses.to_coco(**names[path])]
         write_text(output, json.dumps(people))
         return
-    # A file name that is no text is written with escapes, as JSON does.
+    # A file name that is not text is written with escapes, as in JSON.
     with (
         atomic_output(output) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -139,15 +139,15 @@ def write_people(
 
 
 def keypoint_columns(schema: "KeypointSchema") -> list[str]:
-    """Headings of a table for the numbers of `Poses.to_coco`."""
+    """The headings of a table for the numbers of `Poses.to_coco`."""
     return [f"{name}_{value}" for name in schema.names for value in ("x", "y", "score")]
 
 
 def image_names(images: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """What names each photo in COCO results format.
+    """The entries that name each photo in COCO results format.
 
-    `file_name` is the path as found; `image_id` is the number that a name such as COCO's 000000000785.jpg stands for.
-    It is left out for other names, and where several photos would have the same.
+    `file_name` is the path as found; `image_id` is the number in a name such as COCO's 000000000785.jpg. Other names
+    have no `image_id`, nor have photos that would share one.
     """
     numbers = {path: int(path.stem) for path in images if path.stem.isdecimal()}
     count = Counter(numbers.values())
@@ -161,13 +161,13 @@ def image_names(images: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 
 
 def summary(poses: "Poses", path: Path | str) -> str:
-    """One line for people to read, best person first."""
+    """One line to print, with the scores of the people, best first."""
     line = f"{path}: 1 person" if len(poses) == 1 else f"{path}: {len(poses)} people"
     return f"{line}, scores {' '.join(f'{score:.2f}' for score in poses.scores)}" if len(poses) else line
 
 
 def drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where the drawing of each photo goes: its name in `folder`, numbered where several photos share it."""
+    """The path of each photo's drawing: its name in `folder`, numbered if several photos share it."""
     taken = set()
     paths = {}
     for image in images:

@@ -1,14 +1,14 @@
-"""Find people in photos, a video, or what a camera sees.
+"""Find people in photos, a video, or a camera's stream.
 
   dekr predict photos/ --output poses.json --draw drawn/
   dekr predict street.mp4 --model best.keras --output poses.csv --draw drawn.mp4 --track
   dekr predict camera:0 --model best.keras --draw drawn.mp4
   dekr predict 's3://bucket/photos/*.jpg' --model best.tflite --shards poses/ --workers 4
 
-Without --output and --draw, prints one line a photo or frame: the number of people and their scores. Of a folder, the
-files in .bmp, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff and .webp are taken. A photo that cannot be used is named,
-the others go on, and the exit code is 2. A camera is looked at until ctrl-C, or for so many --frames. With --shards,
-workers look at very many photos; the same command again continues a run that was stopped.
+Without --output and --draw, prints one line per photo or frame: the number of people and their scores. From a folder,
+it takes the files in .bmp, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff and .webp. It names photos that cannot be used,
+goes on with the others, and exits with code 2. A camera runs until ctrl-C, or for as many frames as --frames says. With
+--shards, workers share very many photos; the same command continues a run that was stopped.
 """
 
 import argparse
@@ -58,17 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="people as .json, a list in COCO results format with file_name added, or as .csv, a row each; of a video "
-        "by frame",
+        help="people as .json, a list in COCO results format with file_name added, or as .csv, one row each; for a "
+        "video, by frame",
     )
     parser.add_argument(
         "--draw",
         type=Path,
         metavar="PATH",
-        help="folder for copies of the photos with skeletons; of a video, an .mp4 or .avi file, or a folder",
+        help="folder for copies of the photos with skeletons; for a video, an .mp4 or .avi file, or a folder",
     )
-    parser.add_argument("--track", action="store_true", help="video: number the people, and follow them")
-    parser.add_argument("--frames", type=int, metavar="N", help="video: end after so many frames")
+    parser.add_argument("--track", action="store_true", help="video: number people and follow them")
+    parser.add_argument("--frames", type=int, metavar="N", help="video: end after this many frames")
     parser.add_argument(
         "--shards",
         type=Path,
@@ -79,14 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="of --shards: processes at once (default: one for each processor)"
     )
-    parser.add_argument("--shard-size", type=int, metavar="N", help="of --shards: photos of a file (default: 500)")
+    parser.add_argument("--shard-size", type=int, metavar="N", help="of --shards: photos per file (default: 500)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr predict`.
 
     Raises:
-        InputError: the model or an output is not usable; or, after all else is done, photos were not.
+        InputError: the model or an output cannot be used; or, after everything else is done, photos could not.
     """
     from dekr_tf.config import load_config
     from dekr_tf.files.images import find_images, read_image
@@ -150,11 +150,11 @@ def _predict_shards(arguments: argparse.Namespace, options: dict[str, Any]) -> N
     if others or any(is_video(path) for path in arguments.images):
         received = ", ".join(f"--{name}" for name in others) or "a video"
         raise InputError(f"--shards is for photos, and the only output. Received: {received}")
-    # Ray reports its use to its makers unless it is told not to.
+    # Ray reports usage statistics to its makers by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     photos = list_photos(arguments.images)
     shard_size = SHARD_SIZE if arguments.shard_size is None else arguments.shard_size
-    # Ray prints what happens to its workers on standard output.
+    # Ray prints messages about its workers to standard output.
     with contextlib.redirect_stdout(sys.stderr):
         bad = predict_shards(
             photos, arguments.shards, arguments.model, workers=arguments.workers, shard_size=shard_size, **options

@@ -1,4 +1,4 @@
-"""Run what a table of the paper needs, and print our figures beside the paper's.
+"""Measure the rows of one of the paper's tables, and print our figures beside the paper's.
 
   dekr reproduce table1                                                        sizes of the ablation's offset heads
   dekr reproduce table2 --weights DIR --coco DIR                               COCO val2017
@@ -14,9 +14,9 @@ The weights are the files that the authors publish, as .pth, or imported under t
 .npz (rescoring nets). A .keras file brings its own settings, so a network of another size runs too. Those of the
 ablation are not published; train them with the configs of their names.
 
-Rows whose files are all there are run; for the others, the missing files are listed, and where to get them. Accuracy is
-in percent; "-" stands for a figure of people who are not in the images. COCO's test-dev (Table 4) is not measured here,
-since its labels are kept back: `dekr evaluate --results-output` writes what its server takes.
+It runs the rows whose files are all there; for the others, it lists the missing files and where to get them. Accuracy
+is in percent; "-" stands for a figure of people who are not in the images. COCO's test-dev (Table 4) is not measured
+here, since its labels are withheld: `dekr evaluate --results-output` writes the file that its server takes.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for data in DATA_SETS.values():
         places = f"{data.annotations[0]} and {data.images[0]}"
         parser.add_argument(data.option, type=Path, metavar="DIR", help=f"folder of {data.name}: {places}")
-    parser.add_argument("--limit", type=int, metavar="N", help="look at the first N images only: a trial, no result")
+    parser.add_argument("--limit", type=int, metavar="N", help="run on the first N images only: a trial, not a result")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
 
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _sizes(table: Table) -> dict[str, Any]:
-    """Counts and prints the rows of a table about sizes; what `--json` gets of them."""
+    """Counts and prints the rows of a table about sizes, and returns their part of `--json`."""
     from dekr_tf.models.complexity import count_complexity
 
     _print_header(table)
@@ -82,14 +82,14 @@ def _sizes(table: Table) -> dict[str, Any]:
 
 @dataclass
 class _Places:
-    """Where the files of a row lie; `missing` says what is not there."""
+    """The files of a row by kind, and descriptions of the missing ones."""
 
     found: dict[str, Path]
     missing: list[str]
 
 
 def _accuracy(table: Table, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures and prints the rows that have all of their files; what `--json` gets of the table."""
+    """Measures and prints the rows that have all of their files, and returns the table's part of `--json`."""
     options = ("--weights", *dict.fromkeys(row.data.option for row in table.rows))
     folders = {option: getattr(arguments, option.removeprefix("--")) for option in options}
     for option, folder in folders.items():
@@ -107,7 +107,7 @@ def _accuracy(table: Table, arguments: argparse.Namespace) -> dict[str, Any]:
         )
 
     check_outputs([arguments.json], (file for _, found in runnable for file in found.values()))
-    # All is opened before the long work, so that a wrong file is found first.
+    # Everything is opened before the long work, so that a wrong file is found first.
     models, nets, labels = {}, {}, {}
     for row, found in runnable:
         if (path := found["model"]) not in models:
@@ -150,7 +150,7 @@ def _find_files(row: Row, folders: Mapping[str, Path | None]) -> _Places:
 
 
 def _weight_names(name: str, suffix: str) -> tuple[str, ...]:
-    """Where weights may lie in their folder: imported, as published, and in the folders of the authors' page."""
+    """Possible paths of weights in their folder: imported, as published, and in the folders of the authors' page."""
     published = (f"{name}.pth", f"{PUBLISHED[name]}/{name}.pth") if name in PUBLISHED else ()
     return (f"{name}{suffix}", *published)
 
@@ -170,7 +170,7 @@ def _content(folder: Path | None) -> str:
 
 
 def _open_model(path: Path, row: Row) -> "tuple[keras.Model, Sidecar]":
-    """A network and its settings; those of the row where no sidecar lies beside it."""
+    """A network and its settings, which are those of the row if no sidecar is beside it."""
     from dekr_tf.sidecar import Sidecar, sidecar_path
 
     if path.suffix == ".pth":
@@ -208,7 +208,7 @@ def _open_rescoring_net(path: Path, row: Row) -> "RescoringNet":
 
 
 def _read_labels(row: Row, found: Mapping[str, Path], limit: int | None) -> "list[ImageLabels]":
-    """The labels of a row, whose images are there; says how many of them are looked at."""
+    """The labels of a row, after a check that their images are there; prints how many it uses."""
     from dekr_tf.evaluation.evaluator import METRICS
     from dekr_tf.files.coco_format import read_labels
     from dekr_tf.files.images import check_images
@@ -231,7 +231,7 @@ def _measure(
     net: "RescoringNet",
     labels: "list[ImageLabels]",
 ) -> dict[str, float]:
-    """The metric and, where the table has them, errors, in percent; without figures of people who are not there."""
+    """The metric and, if the table has them, errors, in percent; without figures of people who are not there."""
     from dekr_tf.evaluation.error_analysis import KINDS, analyze_errors
     from dekr_tf.evaluation.evaluator import evaluate_detector
     from dekr_tf.inference.detector import PoseDetector
@@ -244,7 +244,7 @@ def _measure(
 
 
 def _compare(table: Table, row: Row, ours: Mapping[str, float], missing: Iterable[str] = ()) -> dict[str, Any]:
-    """Prints a row, and gives what `--json` gets of it: each cell with ours, the paper's and ours minus the paper's."""
+    """Prints a row, and returns its part of `--json`: each cell with ours, the paper's and ours minus the paper's."""
     cells = {}
     for column, printed in zip(table.columns, row.paper, strict=True):
         own, paper = ours.get(column), float(printed)
@@ -272,5 +272,5 @@ def _line(table: Table, name: str, kind: str, values: Iterable[str]) -> str:
 
 
 def _text(value: float | None, form: str) -> str:
-    # Adding zero makes 0 of -0.
+    # Adding zero turns -0 into 0.
     return "-" if value is None else format(round(value, 2) + 0.0, form)

@@ -1,4 +1,4 @@
-"""Train a rescoring net, which ranks poses by the OKS it expects of them.
+"""Train a rescoring net, which ranks poses by the OKS that it predicts.
 
 dekr rescore collect --model M --annotations A --images I --output P   poses in the training images, and their OKS
 dekr rescore train P --output NET                                      the net, for --rescore of predict and evaluate
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     collect = actions.add_parser(
         "collect",
         help="find poses in labeled images, and how good they are",
-        description="Looks at the training images with a model and writes every pose with its OKS: that with the "
-        "labeled person whom it fits best. Take the options that the net will be used with, such as --flip.",
+        description="Runs a model on the training images and writes every pose with its OKS, compared with the labeled "
+        "person whom it fits best. Use the options that the net will be used with, such as --flip.",
     )
     add_options(collect, ("coco", "crowdpose"))
     collect.add_argument("--output", type=Path, required=True, metavar="FILE", help=".npz file of poses to write")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train",
         help="fit a net to the OKS of poses",
         description="Fits a net to the poses of `dekr rescore collect`: mean squared error, Adam. Prints "
-        "the loss of every epoch; small data sets may want a smaller batch.",
+        "the loss of every epoch; small data sets may need a smaller batch.",
     )
     train.add_argument("poses", type=Path, metavar="POSES", help=".npz file of `dekr rescore collect`")
     train.add_argument("--output", type=Path, required=True, metavar="FILE", help=".npz file of the net to write")
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="of Adam (default: %(default)s)")
     train.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the first weights and the order of the poses"
+        "--seed", type=int, default=0, metavar="N", help="of the initial weights and the order of the poses"
     )
     train.set_defaults(act=_train)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the chosen step says.
+    """Runs the chosen step.
 
     Raises:
         InputError: a file or an option does not fit, or the output cannot be written.
@@ -73,7 +73,7 @@ def _collect(arguments: argparse.Namespace) -> None:
     results = arguments.results
     if detector:
         batch_size = 1 if arguments.batch_size is None else arguments.batch_size
-        # Poses in the other images would be left out.
+        # `collect_samples` would leave out poses in the other images.
         useful = [image for image in labels if any(person.labeled for person in image.people)]
         results = detect_people(detector, useful, arguments.images, batch_size=batch_size, progress=True)
     metric = arguments.metric or default_metric(labels, schema)
@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from dekr_tf.training.rescoring import train_rescoring_net
 
     options = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
-    # The loss of a net that always guesses the mean.
+    # The variance is the loss of a net that always predicts the mean.
     print(f"{len(samples)} poses, skeleton: {samples.schema.name}, variance of the OKS: {samples.oks.var():.5f}")
     net = train_rescoring_net(samples, validation, verbose=True, **options)
     net.save(arguments.output)

@@ -3,7 +3,8 @@
   dekr serve-client photos/ --url grpc://localhost:8500 --name dekr --output poses.json
   dekr serve-client photos/ --url http://localhost:8501 --name dekr --draw drawn/
 
-Without --output and --draw, prints one line a photo. A photo that the server refuses is named, and the others go on.
+Without --output and --draw, prints one line per photo. It names photos that the server refuses, and goes on with the
+others.
 """
 
 import argparse
@@ -24,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=60.0, metavar="SECONDS", help="for one photo (default: %(default)s)"
     )
     parser.add_argument(
-        "--retries", type=int, default=5, metavar="N", help="tries more when the server is unavailable (default: 5)"
+        "--retries", type=int, default=5, metavar="N", help="retries while the server is unavailable (default: 5)"
     )
     parser.add_argument(
-        "--concurrency", type=int, default=4, metavar="N", help="photos on their way at once (default: %(default)s)"
+        "--concurrency", type=int, default=4, metavar="N", help="photos in flight at once (default: %(default)s)"
     )
     parser.add_argument(
         "--min-score",
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="people as .json, a list in COCO results format with file_name added, or as .csv, a row each",
+        help="people as .json, a list in COCO results format with file_name added, or as .csv, one row each",
     )
     parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for copies of the photos with skeletons")
     parser.add_argument(
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="skeleton to draw, and of the columns of .csv: coco, crowdpose, a file (default: coco)",
     )
     parser.add_argument(
-        "--category", metavar="NAME|ID", help="whose skeleton, where --keypoints is an annotation file with several"
+        "--category", metavar="NAME|ID", help="whose skeleton, if --keypoints is an annotation file with several"
     )
 
 
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         InputError: an output cannot be written; or, at the end, photos were refused.
-        ServingError: the server cannot be asked.
+        ServingError: the server cannot be reached, or its answer cannot be used.
     """
     from concurrent.futures import ThreadPoolExecutor
 

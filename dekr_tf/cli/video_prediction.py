@@ -21,25 +21,23 @@ if TYPE_CHECKING:
     from dekr_tf.keypoints import KeypointSchema
     from dekr_tf.poses import Poses
 
-#: Adds a frame: its number, seconds and the people.
+#: Adds a frame: its number, its time in seconds, and its people.
 AddFrame = Callable[[int, float, "Poses"], None]
 
 
 def predict_video(
     arguments: argparse.Namespace, inputs: Iterable[Path | str | None], open_detector: Callable[[], "PoseDetector"]
 ) -> None:
-    """Runs `dekr predict` of one video file or camera.
-
-    Prints, in the end, how many frames a second there were.
+    """Runs `dekr predict` on one video file or camera, and prints the frames per second in the end.
 
     Args:
         arguments: of `dekr predict`.
         inputs: files that are read beside the video.
-        open_detector: loads the model, after all else that could be wrong has been looked at.
+        open_detector: loads the model; called once everything else is checked.
 
     Raises:
-        InputError: there are several sources, the source gives no frame, or model or outputs are not usable; then
-            nothing is written.
+        InputError: there are several sources, the source has no frame, or model or outputs cannot be used; then nothing
+            is written.
     """
     from tqdm import tqdm
 
@@ -63,7 +61,7 @@ def predict_video(
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(VideoReader(source))
         add_drawing = stack.enter_context(write_video(draw, video.size, video.frame_rate)) if draw else None
-        # Inside that of the drawing, as it is this one whose writes fail as they are made.
+        # Entered after the drawing: a failed write to this file then discards the drawing too.
         text = stack.enter_context(_open_text(output)) if output else None
         detector = open_detector()
         schema = detector.sidecar.schema
@@ -84,7 +82,7 @@ def predict_video(
                 tqdm.write(summary(shown, f"{source} frame {count}"))
             count += 1
             progress.update()
-            # The first frame takes longer, as the network's graph is made for it.
+            # The first frame is not timed, since the network's graph is made for it.
             start = start or time.perf_counter()
             if stopped.is_set() or count == arguments.frames:
                 break
@@ -107,7 +105,7 @@ def _open_text(path: Path) -> Iterator:
 
 @contextlib.contextmanager
 def _interrupt_ends() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event in place of ending the program, once: what a camera saw until then is to be kept."""
+    """The first ctrl-C sets the event instead of ending the program, so that a camera's frames so far are kept."""
     stopped = threading.Event()
     before = signal.getsignal(signal.SIGINT)
 
@@ -124,7 +122,7 @@ def _interrupt_ends() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
-    """A JSON mapping, of which every frame is written when it is there."""
+    """Writes a JSON mapping, each frame as it comes."""
     head = {
         "source": video.source,
         "width": video.size[1],
@@ -146,7 +144,7 @@ def _json_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterat
 
 @contextlib.contextmanager
 def _csv_frames(file, video: "VideoReader", schema: "KeypointSchema") -> Iterator[AddFrame]:
-    """A table with a row for each person in each frame."""
+    """Writes a table with a row for each person in each frame."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["frame", "time", "track_id", "score", *keypoint_columns(schema)])
 

@@ -28,20 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "activation",
         help="where the adaptive convolutions of a keypoint read",
         description="Draws for each person the positions that the adaptive convolutions of a keypoint's branch read at "
-        "the person's center: large dots are the taps of the last one, small dots the taps of the one before at these; "
-        "a line leads from the center to the regressed keypoint.",
+        "the person's center: large dots are the taps of the last one, small dots those of the one before it; a line "
+        "leads from the center to the regressed keypoint.",
     )
     saliency = actions.add_parser(
         "saliency",
         help="which pixels move a regressed keypoint",
-        description="Draws for each person the gradient of a regressed keypoint in the pixels of the photo, in "
-        "proportion to its largest value, as backpropagation gives it: two passes for each person. Needs TensorFlow.",
+        description="Draws for each person the gradient of a regressed keypoint with respect to the photo's pixels, "
+        "relative to its largest value. Takes two backward passes for each person, and needs TensorFlow.",
     )
     heatmap = actions.add_parser(
         "heatmap",
         help="heatmaps of keypoints and centers",
         description="Draws the heatmaps of keypoints, orange on the person's left, blue on the right, else green; and "
-        "beside them that of the centers, with a ring about the center of each person.",
+        "beside them the center heatmap, with a ring about the center of each person.",
     )
     for action, draw in ((activation, _activation), (saliency, _saliency), (heatmap, _heatmap)):
         action.add_argument("images", nargs="+", metavar="PHOTOS", help="files, folders or patterns")
@@ -73,11 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draws what the chosen action says, of each photo.
+    """Draws the chosen picture of each photo.
 
     Raises:
-        InputError: the model, the keypoint's name or the folder is not usable; or, after all else is done, photos were
-            not.
+        InputError: the model, the keypoint's name or the folder cannot be used; or, after everything else is done,
+            photos could not.
     """
     from dekr_tf.config import load_config
     from dekr_tf.files.images import find_images, read_image, write_image

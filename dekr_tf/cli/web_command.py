@@ -17,7 +17,7 @@ from pathlib import Path
 from dekr_tf.errors import InputError
 from dekr_tf.weights import PRESET
 
-#: With these, browsers give threads to a page.
+#: Browsers allow threads only on pages with these headers.
 ISOLATION_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -27,7 +27,7 @@ ISOLATION_HEADERS = {
 class IsolatedHandler(http.server.SimpleHTTPRequestHandler):
     """Serves the files of a folder with `ISOLATION_HEADERS`."""
 
-    # Not those of the machine, which may be wrong: browsers run no script of another type.
+    # The machine's own types may be wrong, and browsers run no script of another type.
     extensions_map = {  # noqa: RUF012
         ".css": "text/css",
         ".html": "text/html",
@@ -45,7 +45,7 @@ class IsolatedHandler(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *_):
-        """Says nothing of requests."""
+        """Logs no requests."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs `dekr web`.
 
     Raises:
-        InputError: a model is not usable, LiteRT.js cannot be installed, the folder cannot be written, or the port is
+        InputError: a model cannot be used, LiteRT.js cannot be installed, the folder cannot be written, or the port is
             taken.
     """
     from dekr_tf.cli.web_site import check_models, write_site
@@ -93,7 +93,7 @@ def open_server(port: int, handler: type[IsolatedHandler]) -> http.server.Thread
     """A server for browsers on this machine.
 
     Raises:
-        InputError: the port is taken, or is no port.
+        InputError: the port is taken or invalid.
     """
     try:
         return http.server.ThreadingHTTPServer(("localhost", port), handler)

@@ -14,8 +14,8 @@ from dekr_tf.files.outputs import atomic_outputs
 from dekr_tf.sidecar import Sidecar, embedded_settings, read_sidecar, sidecar_path
 from dekr_tf.weights import cache_folder, resolve
 
-#: Where the files of npm packages go in the site. We leave out LiteRT.js's build for operators split between WebGPU and
-#: WASM, which the page does not use.
+#: Paths in the site for the files of npm packages. The page does not use LiteRT.js's build for operators split between
+#: WebGPU and WASM, so it is left out.
 LITERT = {
     "@litertjs/core/package.json": "litert/package.json",
     "@litertjs/core/dist/index.js": "litert/core.js",
@@ -73,7 +73,7 @@ def write_site(models: dict[str, Path], output: Path) -> None:
 
 
 def web_folder() -> Path:
-    """The folder `web` of the project: inside the package where it is installed, beside it in a checkout."""
+    """The folder `web` of the project: inside the package if that is installed, beside it in a checkout."""
     package = Path(dekr_tf.__file__).parent
     return next(folder for folder in (package / "web", package.parent / "web") if (folder / "page").is_dir())
 
@@ -85,7 +85,7 @@ def npm_packages(source: Path) -> Path:
         source: folder with `package.json` and `package-lock.json`, whose checksums npm verifies.
 
     Raises:
-        InputError: there is no npm, or it fails.
+        InputError: npm is missing, or fails.
     """
     lock = source / "package-lock.json"
     folder = cache_folder() / f"web-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
@@ -97,7 +97,7 @@ def npm_packages(source: Path) -> Path:
             temporary.mkdir()
             for path in (source / "package.json", lock):
                 shutil.copy(path, temporary)
-            # Peer dependencies are installed, those for development are not.
+            # This installs peer dependencies, but not those for development.
             command = [npm, "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
             run = subprocess.run(command, cwd=temporary, capture_output=True, text=True, check=False)
             if run.returncode:
@@ -106,7 +106,7 @@ def npm_packages(source: Path) -> Path:
 
 
 def _sidecar_inside(path: Path) -> Sidecar:
-    """The settings that the page will read in a model."""
+    """The settings that the page will read from a model."""
     if not is_file(path) or path.suffix != ".tflite":
         raise InputError(f"expected a .tflite file, which dekr export writes. Received: {path}")
     sidecar = read_sidecar(path)

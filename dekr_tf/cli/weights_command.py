@@ -1,15 +1,15 @@
-"""List weights, and bring public ones to this machine.
+"""List weights, and download public ones.
 
-  dekr weights                      what there is, from whom, with which AP and license, and what is here already
+  dekr weights                      list the weights with source, AP and license, and whether they are here already
   dekr weights get NAME ...         download, check, convert and keep
 
 A name then stands for its file: dekr predict photos/ --model dekr_w32_coco --rescore dekr_w32_coco --flip
 and likewise in PoseDetector("dekr_w32_coco") and in training.backbone_weights and training.initial_weights.
 
-A download that broke off goes on where it stopped. A file whose SHA-256 does not begin with the digits that its
-publisher put into its name is not kept. The weights lie in the platform's folder for caches, which --cache or the
-environment variable DEKR_TF_CACHE moves; the variable counts for the other verbs too.
-The authors' own checkpoints lie on a cloud drive, which their page https://github.com/HRNet/DEKR links to: download
+An interrupted download resumes where it stopped. A file is kept only if its SHA-256 begins with the digits that its
+publisher put into its name. The weights are stored in the platform's cache folder, or in the one that --cache or the
+environment variable DEKR_TF_CACHE names; the variable counts for the other verbs too.
+The authors' own checkpoints are on a cloud drive, which their page https://github.com/HRNet/DEKR links to: download
 them with a browser, and give the files to dekr import.
 """
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = cache_folder(arguments.cache)
     if arguments.action == "list":
         if arguments.names:
-            raise InputError(f"expected no names behind list. Received: {' '.join(arguments.names)}")
+            raise InputError(f"expected no names after list. Received: {' '.join(arguments.names)}")
         _list(folder)
         return
     unknown = [name for name in arguments.names if name not in WEIGHTS]
@@ -62,7 +62,7 @@ def _list(folder):
 
 
 def _get(name: str, weights: Weights, folder: Path) -> None:
-    """Brings one set of weights into the folder, unless it is there."""
+    """Downloads and converts one set of weights into the folder, unless it is there."""
     from dekr_tf.files.download import download
 
     output = cached_file(name, weights.kind, folder)
@@ -80,7 +80,7 @@ def _get(name: str, weights: Weights, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path, name: str) -> Iterator[None]:
-    """Keeps other processes from getting the same weights meanwhile."""
+    """Keeps other processes from downloading the same weights meanwhile."""
     from filelock import FileLock
 
     try:
@@ -109,6 +109,6 @@ def _convert(name, weights, checkpoint, folder):
             to_rescoring_net(net, config.schema).save(cached_file(name, "rescoring net", folder))
     if weights.kind != "rescoring net":
         model = import_checkpoint(checkpoint, config)
-        # The model last: where it is, all is.
+        # The model comes last: if it is there, so is everything else.
         sidecar = Sidecar.from_config(config) if weights.kind == "network" else None
         save_model(model, cached_file(name, weights.kind, folder), sidecar)

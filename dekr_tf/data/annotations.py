@@ -1,4 +1,4 @@
-"""Reads keypoint annotations in COCO's format (COCO, CrowdPose, or any skeleton) into what training needs of them."""
+"""Reads keypoint annotations in COCO's format (COCO, CrowdPose, or any skeleton) for training."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ class ImageRecord:
     """One image and the people annotated in it. N may be zero.
 
     Attributes:
-        image_id: of the annotation file.
+        image_id: as in the annotation file; from TFRecord files, the position in the data set.
         file_name: relative to the folder of the images.
         size: (height, width) in pixels.
         keypoints: (N, K, 3) float32, people with at least one labeled keypoint: x, y in pixels of the stored image,
             visibility (0 unlabeled, 1 occluded, 2 visible).
         areas: (N,) float32, square pixels.
         boxes: (N, 4) float32, left, top, width, height in pixels.
-        ignored: regions that hold people without labels, as compressed run-length encodings.
+        ignored: regions with people who have no labels, as compressed run-length encodings.
         crowd_index: CrowdPose's measure of how crowded the image is, in [0, 1]; None elsewhere.
     """
 
@@ -73,10 +73,10 @@ def read_annotations(
 
 
 def read_keypoint_names(path: str | os.PathLike, category: int | str | None = None) -> tuple[str, ...]:
-    """The names of the keypoints that the `categories` of an annotation file say, or one; none where it has no names.
+    """The keypoint names in an annotation file's `categories`, or in one of them; empty if it has none.
 
     Raises:
-        InputError: the file cannot be read, or its categories do not say one skeleton.
+        InputError: the file cannot be read, or its categories do not define one skeleton.
     """
     categories = read_json(path, "annotations").get("categories") or []
     if not any(isinstance(category, Mapping) and category.get("keypoints") for category in categories):
@@ -91,8 +91,8 @@ def merge_annotations(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
         paths: of JSON files in COCO's format with the same categories.
 
     Returns:
-        The content of the first file with the images and annotations of all. Annotations are numbered anew where two
-        have the same id; nothing refers to them.
+        The content of the first file with the images and annotations of all. Annotations get new ids if two have the
+        same one, or any has none; nothing refers to them.
 
     Raises:
         InputError: a file cannot be read or lacks something, the categories differ, or two images have the same id.
@@ -147,7 +147,7 @@ def _record(image: ImageLabels, num_keypoints: int) -> ImageRecord:
 
 
 def _region(person: PersonLabels, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Run-length encoding of what the annotation covers; None where it covers nothing."""
+    """Run-length encoding of what the annotation covers; None if it covers nothing."""
     segmentation = person.segmentation
     if isinstance(segmentation, Mapping):
         return _run_lengths(segmentation, person.where, size)
@@ -185,10 +185,10 @@ def _region(person: PersonLabels, size: tuple[int, int]) -> dict[str, Any] | Non
 
 
 def _clip_polygon(points: list[list[float]], size: tuple[int, int]) -> list[list[float]]:
-    """What a polygon has in the picture and its neighborhood (Sutherland-Hodgman); empty where that is nothing.
+    """Clips a polygon to the picture and its neighborhood (Sutherland-Hodgman); empty if nothing is left.
 
     pycocotools takes memory for every pixel of an outline, wherever it lies, and its coordinates overflow. Polygons
-    that reach less than the picture's size beyond it stay as they are, so that they cover the same pixels.
+    that extend beyond the picture by less than its size stay unchanged, so that they cover the same pixels.
     """
     height, width = size
     for axis, side in enumerate((width, height)):
@@ -240,7 +240,7 @@ def _run_lengths(segmentation, where: str, size: tuple[int, int]) -> dict[str, A
 
 
 def _decompress(data: bytes) -> list[int] | None:
-    """The pixel counts in COCO's compressed form; None where it is something else.
+    """The pixel counts from COCO's compressed form; None if `data` is something else.
 
     Each is written in groups of five bits, the lowest first; the sixth bit says that another group follows, the fifth
     of the last one is the sign. From the fourth count on it is the difference from the count two before.

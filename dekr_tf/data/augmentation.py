@@ -14,7 +14,7 @@ from dekr_tf.geometry import similarity, transform_points
 
 @dataclass(frozen=True, eq=False)
 class Augmentation:
-    """One drawn transform from a photo to a square network input.
+    """One transform from a photo to a square network input.
 
     Attributes:
         matrix: (2, 3) float64, photo pixels to input pixels, the flip included.
@@ -77,7 +77,7 @@ def make_augmentation(
     shift: tuple[float, float] = (0.0, 0.0),
     flip: bool = False,
 ) -> Augmentation:
-    """The transform with given settings. A square of the photo fills the input.
+    """The transform with the given settings. A square of the photo fills the input.
 
     Args:
         image_size: (height, width) of the photo.
@@ -99,7 +99,7 @@ def make_augmentation(
 def random_augmentation(
     image_size: tuple[int, int], input_size: int, config: AugmentationConfig, generator: np.random.Generator
 ) -> Augmentation:
-    """Draws a transform; every setting is uniform over its range.
+    """Samples a transform; every setting is uniform over its range.
 
     Args:
         image_size: (height, width) of the photo.

@@ -9,24 +9,24 @@ from dekr_tf.config import Config
 from dekr_tf.data.samples import LabeledImages, TrainingData, TrainingMix, TrainingSamples
 from dekr_tf.errors import InputError
 
-#: Batches that are made while another is trained on.
+#: Batches to prepare while another is trained on.
 AHEAD = 2
 
 
 class TrainingBatches(keras.utils.PyDataset):
-    """Batches for training; `fit` goes on to the next epoch, in a new order and with new augmentations.
+    """Batches for training; each epoch of `fit` has a new order and new augmentations.
 
-    They are those of `pipeline.train_dataset`, value by value, however many workers make them. As a context manager it
-    ends the workers with the block. Keras' own workers go on after an error.
+    They equal those of `pipeline.train_dataset`, value by value, however many workers make them. As a context manager
+    it ends its workers with the block; Keras' own workers go on after an error.
 
     Args:
         data: of image files.
         config: see `TrainingSamples`.
-        first_epoch: number of the first epoch, for a run that goes on.
+        first_epoch: number of the first epoch, for a resumed run.
         workers: threads that make samples.
 
     Attributes:
-        epoch: number of the epoch that the batches are of.
+        epoch: number of the current epoch.
 
     Raises:
         InputError: there are fewer images than a batch holds, or the data are records, which TensorFlow alone reads.
@@ -61,7 +61,7 @@ class TrainingBatches(keras.utils.PyDataset):
         """Batch `number` of the epoch.
 
         Returns:
-            Image (B, S, S, 3) uint8 RGB; labels a batch of what `TargetEncoder` gives.
+            Image (B, S, S, 3) uint8 RGB; labels from `TargetEncoder`, batched. B is the size of a micro-batch.
 
         Raises:
             InputError: an image cannot be read.

@@ -31,15 +31,15 @@ def train_dataset(
     Args:
         data: the labeled images.
         config: see `TrainingSamples`.
-        first_epoch: number of the first iteration, for a run that goes on.
-        context: of a machine that shares each batch with others, or spreads it over several devices; it then makes its
-            share of every batch only, and an element is the share of one device. Of image files, the shares make up the
-            batch that one machine would make. Of TFRecord files, each machine reads shards of its own, so that what
-            comes together in a batch depends on the number of machines.
+        first_epoch: number of the first iteration, for a resumed run.
+        context: of a machine that shares each batch with others, or spreads it over several devices; it then makes only
+            its share of every batch, and an element is the share of one device. With image files, the shares make up
+            the batch that one machine would make. With TFRecord files, each machine reads its own shards, so the
+            samples of a batch depend on the number of machines.
 
     Returns:
-        (image, labels): image (B, S, S, 3) uint8 RGB; labels a batch of what `TargetEncoder` gives, with room for the
-        people of the fullest image. Iterate it within `input_errors`.
+        (image, labels): image (B, S, S, 3) uint8 RGB; labels from `TargetEncoder`, batched, with room for the people of
+        the fullest image. B is one device's share of a micro-batch. Iterate it within `input_errors`.
 
     Raises:
         InputError: there are fewer images than a batch holds.
@@ -118,7 +118,7 @@ def train_dataset(
 def _divides_sets(mix: TrainingMix, machines: int) -> bool:
     """Whether each machine takes a part of each set, so that it reads no TFRecord file of another machine.
 
-    Otherwise each takes a part of each batch, for which it goes through the keys of all; those of image files are just
+    Otherwise each takes a part of each batch, for which it goes through all keys; those of image files are just
     numbers.
     """
     if machines == 1 or all(isinstance(data, LabeledImages) for data in mix.sets):
@@ -136,7 +136,7 @@ def _divides_sets(mix: TrainingMix, machines: int) -> bool:
 
 
 def _keys(data: TrainingData, number: tf.Tensor, seed: int) -> tf.data.Dataset:
-    """The keys of a pass as texts, whatever kind of set they are of."""
+    """The keys of a pass as strings, whatever the kind of the set."""
     if not isinstance(data, LabeledImages):
         return data.order(number, seed)
     order = tf.numpy_function(lambda number: data.order(int(number), seed), [number], tf.int64)
@@ -146,7 +146,7 @@ def _keys(data: TrainingData, number: tf.Tensor, seed: int) -> tf.data.Dataset:
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """Turns TensorFlow's report of a sample that could not be made back into the `InputError` behind it."""
+    """Turns TensorFlow's error about a sample that could not be made back into the `InputError` that caused it."""
     try:
         yield
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
@@ -161,15 +161,15 @@ def input_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def end_iterators() -> Iterator[None]:
-    """Ends the threads of the iterators that the block made, whether it ends by itself or by an error.
+    """Ends the threads of the iterators that the block made, whether it returns or raises.
 
-    They call Python to make samples. One that calls it while Python finalizes hangs or aborts the program.
+    They call Python to make samples. A thread that does so while Python finalizes hangs or aborts the program.
     """
     try:
         yield
     except BaseException as error:
-        # The threads live as long as the iterator does, and the variables of the frames that the error came through
-        # hold it. Keras takes its own frames out of the traceback, but they are still the callers of those inside.
+        # The threads live as long as the iterator, which the local variables of the traceback's frames keep alive.
+        # Keras removes its own frames from the traceback, but they are still the callers of those inside.
         for frame, _ in traceback.walk_tb(error.__traceback__):
             caller = frame
             with contextlib.suppress(RuntimeError):  # This frame and its callers still run.

@@ -21,27 +21,27 @@ from dekr_tf.keypoints import KeypointSchema
 
 VERSION = 2
 METADATA = "metadata.json"
-#: Images of a shard, about 100 to 200 MB of COCO's.
+#: Images per shard; about 100 to 200 MB of COCO's.
 IMAGES_PER_SHARD = 1024
-#: Images that are held in memory to be shuffled, and shards that are read side by side.
+#: Images held in memory for shuffling, and shards read in parallel.
 _BLOCK, _SHARDS_AT_ONCE = 512, 16
 
 
 class RecordFiles:
-    """What `write_records` wrote, as training data (`samples.TrainingData`).
+    """TFRecord shards from `write_records`, as training data (`samples.TrainingData`).
 
-    A pass has every image once. Its order differs from that of image files: shards come in an order of their own, 16
-    side by side, and images are shuffled in blocks of 512. The sample that is made of an image in a pass is the same.
+    A pass has every image once. Its order differs from that of image files: shards in random order are read 16 at a
+    time, and images are shuffled in blocks of 512. The sample made from an image in a pass is the same.
 
-    A machine's share of a pass (`share`) is whole shards, others in each pass. If their number does not divide by that
-    of the machines, all machines read what is left over.
+    A machine's share of a pass (`share`) consists of whole shards, different ones in each pass. If the shards do not
+    divide evenly among the machines, all machines read the remaining ones.
 
     Args:
         folder: a path, or an address that TensorFlow can read, such as gs://bucket/folder.
         schema: the skeleton that the labels must have.
 
     Raises:
-        InputError: it holds no records, those of another version, or of another skeleton.
+        InputError: the folder holds no records, or records of another version or skeleton.
     """
 
     # Whose part of each pass this is, see `share`.
@@ -98,7 +98,7 @@ class RecordFiles:
             return np.random.default_rng((seed, int(number))).permutation(self._shards).astype(object)
 
         def keys_of(shard, readers):
-            # Of a shard with several readers, each takes every so-maniest image.
+            # Of a shard with n readers, each takes every n-th image.
             return tf.data.TFRecordDataset(shard).shard(readers, self._machine % readers)
 
         shards = tf.numpy_function(shuffled, [number], tf.string)
@@ -114,7 +114,7 @@ class RecordFiles:
             deterministic=True,
         )
         if self._machines > 1:
-            # Shards differ in length by an image or, where damaged ones were left out, some more.
+            # Shards differ in length by one image, or by more if damaged ones were left out.
             keys = keys.repeat().take(len(self))
 
         def shuffled_block(position, block):
@@ -129,7 +129,7 @@ class RecordFiles:
         return index, decode_image(content, record.file_name, exif_orientation=False), record
 
     def end_epoch(self):
-        """Nothing to say: images were read once when the records were written."""
+        """Has nothing to report: damaged images were found when the records were written."""
 
 
 def write_records(
@@ -142,25 +142,26 @@ def write_records(
     damaged: str = "stop",
     progress: bool = False,
 ) -> int:
-    """Writes images as they are and labels as TFRecord shards, beside `metadata.json`.
+    """Writes image files unchanged, with their labels, as TFRecord shards beside `metadata.json`.
 
     Every image is decoded once, to find the damaged ones. The shards take the images in a fixed random order, so that
-    what stands together in the annotations does not in training. The folder appears when all is written.
+    neighbors in the annotations are not neighbors in training. The folder appears when everything is written.
 
     Args:
         records: of `read_annotations`.
         images: of `open_images`.
         folder: to make; it may exist if it is empty.
         schema: the skeleton of the labels.
-        shards: number of files. Default: one for 1024 images.
+        shards: number of files. Default: one per 1024 images.
         damaged: `stop`, or `skip`: images that cannot be read are named and left out.
-        progress: show a bar on standard error where that is a terminal.
+        progress: show a bar on standard error if that is a terminal.
 
     Returns:
         The number of images written.
 
     Raises:
-        InputError: the folder is not empty or cannot be written to, or an image cannot be read.
+        InputError: the folder is not empty or cannot be written to, there are fewer images than shards, or an image
+            cannot be read (with `skip`: all of them).
     """
     shards = shards or -(-len(records) // IMAGES_PER_SHARD)
     if not 1 <= shards <= len(records):
@@ -226,7 +227,7 @@ def _example(index: int, record: ImageRecord, content: bytes) -> bytes:
 
 
 def _parse(data: bytes, num_keypoints: int) -> tuple[int, bytes, ImageRecord]:
-    """Position in the data set, content of the image file and labels, as `_example` took them."""
+    """Position in the data set, content of the image file and labels, as `_example` wrote them."""
     features = tf.train.Example.FromString(data).features.feature
     index, size = features["index"].int64_list.value[0], tuple(features["size"].int64_list.value)
     record = ImageRecord(
@@ -243,7 +244,7 @@ def _parse(data: bytes, num_keypoints: int) -> tuple[int, bytes, ImageRecord]:
 
 @contextlib.contextmanager
 def write_errors(folder: str | os.PathLike) -> Iterator[None]:
-    """Turns TensorFlow's report of a file in a folder that it could not write into an `OSError` about the folder."""
+    """Turns TensorFlow's error about a file in `folder` that it cannot write into an `OSError` about the folder."""
     try:
         yield
     except tf.errors.OpError as error:

@@ -1,4 +1,4 @@
-"""Training samples in NumPy: labeled images, mixes of several sets, and what an epoch shows of them.
+"""Training samples in NumPy: labeled images, mixes of several sets, and the samples of an epoch.
 
 No TensorFlow here: `pipeline` makes a tf.data.Dataset of these samples, `batches` a keras.utils.PyDataset.
 """
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class SampleEncoder:
-    """Makes one training sample of an image and its people.
+    """Makes one training sample from an image and its people.
 
     Args:
         schema: the skeleton.
@@ -56,7 +56,7 @@ class SampleEncoder:
             generator: decides the augmentation.
 
         Returns:
-            The input (S, S, 3) uint8 RGB, and the labels as `TargetEncoder` gives them at S / stride.
+            The input (S, S, 3) uint8 RGB, and the labels from `TargetEncoder`, for maps of S / stride cells a side.
         """
         settings, stride = self.config.targets, self.output_stride
         augmentation = random_augmentation(
@@ -73,15 +73,15 @@ class SampleEncoder:
 
 
 class TrainingData(Protocol):
-    """One set of labeled images; `LabeledImages` and `records.RecordFiles` are.
+    """One set of labeled images: `LabeledImages` or `records.RecordFiles`.
 
-    Their `order(number, seed)` gives the keys of all images in the order of the pass with that number: the former a
-    NumPy array, the latter a tf.data.Dataset.
+    Their `order(number, seed)` returns the keys of all images in the order of pass `number`: the former as a NumPy
+    array, the latter as a tf.data.Dataset.
     """
 
-    #: Of the fullest image.
+    #: People in the fullest image.
     max_people: int
-    #: Machines among which a pass can be divided.
+    #: Most machines among which a pass can be divided.
     most_shares: int
 
     def __len__(self) -> int:
@@ -98,22 +98,22 @@ class TrainingData(Protocol):
         """
 
     def load(self, key) -> tuple[int, np.ndarray, ImageRecord]:
-        """Of a key: position in the data set, image (H, W, 3) uint8 RGB, labels.
+        """Reads position in the data set, image (H, W, 3) uint8 RGB and labels by a key.
 
-        Many threads call it.
+        Several threads call it at once.
 
         Raises:
             InputError: the image cannot be read.
         """
 
     def end_epoch(self) -> None:
-        """Is called after the last image of an epoch."""
+        """Called after the last image of an epoch."""
 
 
 class LabeledImages:
     """Image files with their annotations, as training data (`TrainingData`).
 
-    A pass has every image once, in an order of its own.
+    A pass has every image once, in a new order.
 
     Args:
         records: of `read_annotations`, with or without people.
@@ -150,7 +150,7 @@ class LabeledImages:
         return share
 
     def order(self, number: int, seed: int) -> np.ndarray:
-        """(n,) int64: the images in the order of the pass with a number."""
+        """(n,) int64: the images in the order of pass `number`."""
         order = np.random.default_rng((seed, number)).permutation(len(self.records))
         return np.resize(order[self._machine :: self._machines], len(self))
 
@@ -174,24 +174,25 @@ class LabeledImages:
 
     def end_epoch(self):
         if self._replaced:
-            _log.warning("samples of this epoch that show another image than a damaged one: %d", self._replaced)
+            _log.warning("samples of this epoch that show another image instead of a damaged one: %d", self._replaced)
         self._replaced = 0
 
 
 class TrainingMix:
     """Several sets of labeled images that are trained on together.
 
-    A round shows each set as often as its weight says, the sets in random order. Every set goes on in the next round
-    where it stopped: with weight 0.5, two rounds show each of its images once, with weight 2 a round shows it twice.
+    A round shows each set as often as its weight says, with samples of all sets in random order. In the next round,
+    every set continues where it stopped: with weight 0.5, two rounds show each of its images once; with weight 2, a
+    round shows each twice.
 
     Args:
         sets: at least one.
-        weights: a positive number a set. Default: 1 each.
+        weights: a positive number for each set. Default: 1 each.
 
     Attributes:
         sets: as given.
         counts: images of each set in a round, its length times its weight, rounded.
-        max_people: of the fullest image.
+        max_people: people in the fullest image.
 
     Raises:
         InputError: a weight is so small that a round has no image of the set.
@@ -223,19 +224,19 @@ class TrainingMix:
 
     def choices(self, number: int, seed: int) -> np.ndarray:
         """(len,) int64: the set that each sample of a round is from."""
-        # The last word keeps the generator apart from those of passes and samples.
+        # The last number keeps the generator apart from those of passes and samples.
         generator = np.random.default_rng((seed, number, 0, 1))
         return generator.permutation(np.repeat(np.arange(len(self.sets)), self.counts))
 
     def span(self, place: int, number):
-        """The passes of a set that a round touches, and what it skips of the first of them.
+        """The passes of a set that a round takes images from, and how many it skips in the first of them.
 
         Args:
             place: of the set.
             number: of the round, a whole number of any kind.
 
         Returns:
-            Numbers of the first pass and of the last one, and the images to skip.
+            Numbers of the first pass and of the last one, and the number of images to skip.
         """
         count, length = self.counts[place], len(self.sets[place])
         first = number * count // length
@@ -255,27 +256,27 @@ class TrainingMix:
         return items
 
     def load(self, place: int, key) -> tuple[int, np.ndarray, ImageRecord]:
-        """As `TrainingData.load`; the position is that among the images of all sets."""
+        """As `TrainingData.load`; the position is the one among the images of all sets."""
         index, image, record = self.sets[place].load(key)
         return self._first[place] + index, image, record
 
     def end_epoch(self) -> None:
-        """Is called after the last image of an epoch."""
+        """Called after the last image of an epoch."""
         for data in self.sets:
             data.end_epoch()
 
 
 def set_seed(seed: int, place: int) -> int:
-    """The seed of the order of a set in a mix: sets of one length would come in one order otherwise."""
+    """The seed of a set's order in a mix, since sets of equal length would otherwise come in the same order."""
     return (seed + 7919 * place) % 2**32
 
 
 class TrainingSamples:
     """The samples of every epoch, whatever batches them.
 
-    An epoch goes `data.repeat` rounds through the data. A sample depends on `training.seed`, the number of the pass and
-    the image alone, not on the timing of threads. What does not fill a batch at the end of an epoch is left out. A
-    batch comes in `training.accumulation_steps` parts.
+    An epoch is `data.repeat` rounds through the data. A sample depends only on `training.seed`, the number of the pass
+    and the image, not on the timing of threads. Samples at the end of an epoch that do not fill a batch are left out. A
+    batch comes in `training.accumulation_steps` micro-batches.
 
     Args:
         data: the labeled images.
@@ -283,7 +284,7 @@ class TrainingSamples:
             `training.seed`.
 
     Attributes:
-        mix: the data as a mix, perhaps of one set.
+        mix: the data as a mix, even if of one set.
         seed: `training.seed`.
         batches: whole batches in an epoch.
 
@@ -318,7 +319,7 @@ class TrainingSamples:
         return items[: self.batches * self.batch_size]
 
     def make(self, place: int, number: int, key) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The sample of an image, as `SampleEncoder` gives it.
+        """The sample of an image, from `SampleEncoder`.
 
         Args:
             place: of the set.
@@ -333,7 +334,7 @@ class TrainingSamples:
             return self._encoder(image, record, np.random.default_rng((self.seed, number, index)))
 
     def example(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """A sample of nothing, for shapes and types."""
+        """An empty sample, for shapes and types."""
         keypoints = np.zeros((0, len(self._encoder.schema), 3))
         nobody = ImageRecord(0, "", (64, 64), keypoints, np.zeros(0), np.zeros((0, 4)))
         return self._encoder(np.zeros((64, 64, 3), np.uint8), nobody, np.random.default_rng(0))
@@ -345,7 +346,7 @@ def open_training_data(config: Config) -> TrainingMix:
     That is `data.train`, `data.train_records`, or `data.train_annotations` with `data.train_images`.
 
     Raises:
-        InputError: none or several of them are set, or they cannot be read, do not fit the skeleton or miss images.
+        InputError: none or several of them are set, or they cannot be read, do not fit the skeleton or lack images.
     """
     data = config.data
     pair = data.train_annotations, data.train_images
@@ -381,7 +382,7 @@ def open_training_data(config: Config) -> TrainingMix:
 
 
 def report_people(records: Sequence[ImageRecord], targets: TargetConfig, name: str) -> str:
-    """How many people a set of labeled images teaches the network to find; logs a warning if they are few.
+    """Counts the people that a set teaches the network to find; logs a warning if they are less than half of all.
 
     Args:
         records: of `read_annotations`.
@@ -421,7 +422,7 @@ def _open_set(entry: TrainingSetConfig, config: Config) -> TrainingData:
 
 @contextlib.contextmanager
 def _naming(place: int) -> Iterator[None]:
-    """Begins messages with the set that they are about."""
+    """Prefixes errors with the number of the set that they are about."""
     try:
         yield
     except InputError as error:

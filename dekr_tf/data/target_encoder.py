@@ -28,14 +28,14 @@ def person_centers(keypoints: np.ndarray, areas: np.ndarray, min_center_area: fl
 
 
 def person_sizes(keypoints: np.ndarray, name: str) -> np.ndarray:
-    """How large people are, as a squared length. It weighs their offsets and decides who wins an overlap.
+    """How large people are, as a squared length. It weights their offsets and decides who wins an overlap.
 
     Args:
         keypoints: (N, K, 3) x, y, visibility, in pixels of the photo as annotated, before any augmentation.
         name: `paper`: squared diagonal of the box around the labeled keypoints. `reference`: the published
-            checkpoints were trained with a box that also holds the image's origin, since the reference takes it over
-            all rows of the person while the center's row and those of unlabeled keypoints are still zero. So a
-            person counts as larger the further right and down it stands.
+            checkpoints were trained with a box that also holds the image's origin, since the reference computes it over
+            all rows of the person while those of the center and of unlabeled keypoints are still zero. So a person
+            counts as larger the further right and down they stand.
 
     Returns:
         (N,) float64, square pixels. A transform with zoom z multiplies it by z^2.
@@ -52,19 +52,19 @@ def person_sizes(keypoints: np.ndarray, name: str) -> np.ndarray:
 class TargetEncoder:
     """Encodes the people of one sample as small arrays, from which `target_maps.draw_targets` makes the target maps.
 
-    The maps are many times larger than the image, so they are drawn in the training step, where the network runs. What
-    takes decisions is done here: which keypoints lie inside the map, and who wins where people overlap.
+    The maps are many times larger than the image, so they are drawn in the training step, where the network runs. The
+    decisions are made here: which keypoints lie inside the map, and who wins where people overlap.
 
-    Offsets are asked for on the square [c - radius, c + radius) about a person's truncated center c, for labeled
-    keypoints inside the map. Where the squares of people overlap, the smaller one's keypoints are asked for. With
-    `person_size: reference` this holds only as far as it does in the reference, which goes through people and keypoints
-    in order and compares a person's size with one 32-bit copy of the size last written to the cell: from the first
-    keypoint that a person wins in a cell on, rounding of its own size decides over the others.
+    Offsets are supervised on the square [c - radius, c + radius) about a person's truncated center c, for labeled
+    keypoints inside the map. Where the squares of people overlap, the smaller person wins. With `person_size:
+    reference` this holds only as far as it does in the reference, which goes through people and keypoints in order and
+    compares a person's size with one 32-bit copy of the size last written to the cell: after the first keypoint that a
+    person wins in a cell, rounding of their own size decides over the others.
 
     Args:
         num_keypoints: K, without the center.
         config: see `TargetConfig`.
-        max_people: P, the people that the arrays have room for, so that samples make batches.
+        max_people: P, the people that the arrays have room for, so that samples can be batched.
     """
 
     def __init__(self, num_keypoints: int, config: TargetConfig, max_people: int):
@@ -77,22 +77,22 @@ class TargetEncoder:
     ) -> dict[str, np.ndarray]:
         """Encodes N people, 0 <= N <= P.
 
-        People with a usable keypoint come first. With `unlabeled_keypoints: ignore`, those who have only a part of
-        their box on the map follow. Everyone else is left out.
+        People with a usable keypoint or center come first. With `unlabeled_keypoints: ignore`, those follow who only
+        have a part of their box on the map and an unlabeled keypoint. Everyone else is left out.
 
         Args:
             keypoints: (N, K + 1, 3) x, y in map pixels, visibility; the center is last.
-            sizes: (N,) squared person sizes in square map pixels; smaller ones than 1 count as 1.
+            sizes: (N,) of `person_sizes`, in square map pixels; smaller ones than 1 count as 1.
             valid_mask: (h, w) uint8 of 0 and 1, multiplies the weights of the heatmaps.
             boxes: (N, 4) left, top, right, bottom in map pixels; `unlabeled_keypoints: ignore` needs them.
 
         Returns:
             `cells` (P, K + 1, 2) int32 and `fractions` (P, K + 1, 2) float32: whole part and rest of x, y in map
-            pixels, apart for the sake of precision; `usable` (P, K + 1) bool: labeled and inside the map;
-            `offset_weights` (P,) float32: 1 / sqrt(person size); `wins` (P, 2 radius, 2 radius, K) bool: the values of
-            the offset maps that the person is asked for, by row and column of its square; `valid_mask` as given.
-            With `unlabeled_keypoints: ignore` also `unlabeled` (P, K) bool, and `boxes` (P, 4) int32: the first column
-            and row of the map that a person's box touches, then the last ones; they may lie one cell outside the map.
+            pixels, kept apart for precision; `usable` (P, K + 1) bool: labeled and inside the map; `offset_weights`
+            (P,) float32: 1 / sqrt(size); `wins` (P, 2 radius, 2 radius, K) bool: where the offset maps hold the
+            person's keypoints, by row and column of the person's square; `valid_mask` as given. With
+            `unlabeled_keypoints: ignore` also `unlabeled` (P, K) bool, and `boxes` (P, 4) int32: the first column and
+            row of the map that a person's box touches, then the last ones; they may lie one cell outside the map.
         """
         keypoints = np.asarray(keypoints, np.float64).reshape(-1, self.num_keypoints + 1, 3)
         height, width = valid_mask.shape
@@ -103,14 +103,14 @@ class TargetEncoder:
         ignoring = {}
         if self.config.unlabeled_keypoints == "ignore":
             unlabeled = keypoints[:, :-1, 2] == 0
-            # A box that is far away touches the cells beyond the border and none of the map.
+            # A box far outside is clipped to the cells beyond the border, and touches none of the map.
             cells = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
             cells = np.clip(cells, -1, (width, height, width, height)).astype(np.int32)
             touches = (cells[:, :2] < (width, height)).all(axis=1) & (cells[:, 2:] >= 0).all(axis=1)
             present = np.append(present, np.flatnonzero(~on_map & touches & unlabeled.any(axis=1)))
             ignoring = {"unlabeled": unlabeled[present], "boxes": cells[present]}
         points, usable, sizes = points[present], usable[present], np.maximum(sizes[present], 1.0)
-        # What is not usable may lie anywhere, beyond what an integer can hold.
+        # Points that are not usable may lie beyond what an integer can hold.
         points = np.where(usable[..., None], points, 0)
         cells = np.floor(points)
         labels = {
@@ -130,7 +130,7 @@ class TargetEncoder:
         return room
 
     def _wins(self, centers, usable, sizes, map_size):
-        """(N, 2 radius, 2 radius, K) bool; every cell and keypoint has one winner at most."""
+        """(N, 2 radius, 2 radius, K) bool; every cell and keypoint has at most one winner."""
         height, width = map_size
         radius = self.config.offset_radius
         as_reference = self.config.person_size == "reference"

@@ -1,4 +1,4 @@
-"""Target encoder, second half: draws the maps that the network is trained on from what `target_encoder` gives.
+"""Target encoder, second half: draws the maps that the network is trained on from the arrays of `target_encoder`.
 
 For a batch, inside the training step. Paper section 4.1; in the reference, lib/dataset/target_generators. Written with
 `keras.ops`, in float32 whatever the policy of the model.
@@ -8,7 +8,7 @@ from keras import ops
 
 from dekr_tf.config import TargetConfig
 
-#: Keeps the far corners of a patch above zero, where the square of a float32 would vanish.
+#: Least value of a Gaussian's profile on its patch: the product of two is still above zero in float32.
 _FAINTEST = 1e-18
 
 
@@ -16,16 +16,17 @@ def draw_targets(labels, config: TargetConfig):
     """Heatmaps and offset maps with the loss weight of every value.
 
     Heatmaps hold a Gaussian at each usable keypoint and center, of value exp(-d^2 / (2 sigma^2)) on a patch that
-    reaches 3 sigma + 1 beyond it; where people meet the larger value counts. Their weight is 1 on patches of the same
-    channel and `background_weight` elsewhere, times the mask. With `unlabeled_keypoints: ignore` it is 0 in the boxes
-    of people whose keypoint of the channel has no label, except on patches of others. Offset maps are grid minus
-    keypoint in map pixels, x then y, where a person wins the cell; their weight is 1 / sqrt(person size).
+    reaches 3 sigma + 1 beyond it; where patches overlap the larger value counts. Their weight is 1 on patches of the
+    same channel and `background_weight` elsewhere, times the mask. With `unlabeled_keypoints: ignore` it is 0 in the
+    boxes of people whose keypoint of the channel has no label, except on patches of others. Offset maps are grid minus
+    keypoint in map pixels, x then y, where a person wins the cell; their weight is 1 / sqrt(person size). Both are 0
+    elsewhere.
 
     Args:
-        labels: a batch of what `TargetEncoder` gives: `cells`, `fractions` (B, P, K + 1, 2), `usable` (B, P, K + 1),
+        labels: from `TargetEncoder`, batched: `cells`, `fractions` (B, P, K + 1, 2), `usable` (B, P, K + 1),
             `offset_weights` (B, P), `wins` (B, P, 2 radius, 2 radius, K), `valid_mask` (B, h, w); to
             ignore unlabeled keypoints also `unlabeled` (B, P, K) and `boxes` (B, P, 4).
-        config: the Gaussians, the background's weight and what becomes of unlabeled keypoints.
+        config: the Gaussians, the background's weight and the treatment of unlabeled keypoints.
 
     Returns:
         float32 maps: `heatmap` and `heatmap_weight` (B, h, w, K + 1), `offset` and `offset_weight` (B, h, w, 2 K).
@@ -48,7 +49,7 @@ def _heatmaps(cells, fractions, usable, map_size, config: TargetConfig):
     # A Gaussian is the product of a row and a column.
     rows = _profiles(cells[..., 0], fractions[..., 0], sigmas, width) * ops.cast(usable, "float32")[..., None]
     columns = _profiles(cells[..., 1], fractions[..., 1], sigmas, height)
-    # All people at once would take as much memory as 30 heatmaps; the image with the most people ends the loop.
+    # All people at once would take the memory of 30 heatmaps; the image with the most people ends the loop.
     people = ops.max(ops.sum(ops.cast(ops.any(usable, axis=-1), "int32"), axis=1))
 
     def draw_person(person, heatmap):
@@ -70,7 +71,7 @@ def _profiles(cells, fractions, sigmas, length: int):
 
 
 def _ignored(labels, map_size):
-    """(B, h, w, K + 1) bool: inside the box of a person without a label for the channel. The center has always one."""
+    """(B, h, w, K + 1) bool: inside the box of a person without a label for the channel, never for the center."""
     height, width = map_size
     columns, rows = (
         (labels["boxes"][..., axis, None] <= ops.arange(length, dtype="int32"))
@@ -100,12 +101,12 @@ def _offsets(cells, fractions, labels, shape):
     offsets = (grid[..., None, :] - points[0] - points[1]) * wins
     weights = labels["offset_weights"][:, :, None, None, None, None] * wins
     values = ops.concatenate([offsets, weights], axis=-1)
-    # What lies beyond the border has no winner, so it may be added anywhere.
+    # Cells beyond the border have no winner, so their zeros may be added anywhere.
     rows, columns = (
         ops.cast(ops.clip(grid[..., axis], 0, length - 1), "int32") for axis, length in ((1, height), (0, width))
     )
     indices = (ops.arange(batch)[:, None, None, None] * height + rows) * width + columns
-    # Every value of the maps has one winner at most, so their sum is exact.
+    # Every value of the maps has at most one winner, so their sum is exact.
     maps = ops.segment_sum(
         ops.reshape(values, (-1, 3 * num_keypoints)), ops.reshape(indices, (-1,)), num_segments=batch * height * width
     )

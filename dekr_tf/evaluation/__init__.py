@@ -1,1 +1,1 @@
-"""Measures of how good poses are: OKS, the metrics of COCO and CrowdPose, PCK, and an analysis of errors."""
+"""Measures of how good poses are: the metrics of COCO and CrowdPose, PCK, and an analysis of errors."""

@@ -22,7 +22,7 @@ def evaluate_coco(labels: Sequence[ImageLabels], results: Results, schema: Keypo
 
     Returns:
         The `METRICS`, 0 to 1: mean over the thresholds .50:.05:.95, at .50, at .75, for people of medium size (area
-        32^2 to 96^2) and large ones; precision first, then recall. -1 where there are no such people.
+        32^2 to 96^2) and large ones; precision first, then recall. -1 if there are no such people.
 
     Raises:
         InputError: nobody is labeled; results cannot be read, do not fit the skeleton, or one is of an image that has

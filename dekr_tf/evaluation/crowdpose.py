@@ -1,4 +1,4 @@
-"""CrowdPose's metric: precision by how crowded the images are (Li et al., CVPR 2019)."""
+"""CrowdPose's metric: AP, also by how crowded the images are (Li et al., CVPR 2019)."""
 
 from collections.abc import Sequence
 
@@ -12,21 +12,21 @@ from dekr_tf.keypoints import KeypointSchema
 
 METRICS = ("AP", "AP50", "AP75", "APE", "APM", "APH", "AR", "AR50", "AR75")
 
-#: Images are easy below the first `crowdIndex`, of medium difficulty below the second, and hard from there on. The
-#: paper says .1 for the first; these are the figures of the toolkit.
+#: Images are easy below the first `crowdIndex`, of medium difficulty below the second, and hard from there on. These
+#: are the toolkit's figures; the paper has .1 for the first.
 LIMITS = (0.2, 0.8)
 
 
 def evaluate_crowdpose(labels: Sequence[ImageLabels], results: Results, schema: KeypointSchema) -> dict[str, float]:
     """Average precision and recall as CrowdPose's own toolkit computes them.
 
-    It is the COCO metric with these differences (crowdpose-api, cocoeval.py): a person's area is 0.53 of that of the
-    box, whatever `area` says; there are no ranges of size; precision is also given for the images of a range of
-    `crowdIndex`, rounded to four places. A person whose box is empty is counted as missed.
+    It is the COCO metric with these differences (crowdpose-api, cocoeval.py): a person's area is 0.53 of the box's,
+    whatever `area` says; there are no size ranges; AP is also computed for three ranges of `crowdIndex`, rounded to
+    four places. A person whose box is empty counts as missed.
 
     As in COCO's, people whose `num_keypoints` is 0 are ignored. CrowdPose's files do not count head and neck there, so
-    that concerns people who have labels: of the 8,527 people of its val set 1,453 are ignored, and 499 of them have no
-    labeled keypoint.
+    this includes people with labels: of the 8,527 people in its val set 1,453 are ignored, and only 499 of those have
+    no labeled keypoint.
 
     Args:
         labels: of `coco_format.read_labels`, every image with `crowdIndex`.
@@ -35,7 +35,7 @@ def evaluate_crowdpose(labels: Sequence[ImageLabels], results: Results, schema: 
 
     Returns:
         The `METRICS`, 0 to 1: precision over the thresholds .50:.05:.95, at .50, at .75; of easy, medium and hard
-        images; recall like the first three. -1 where there are no such people.
+        images; recall like the first three. -1 if there are no such people.
 
     Raises:
         InputError: an image has no `crowdIndex`; nobody is labeled; results cannot be read, do not fit the skeleton,

@@ -1,4 +1,4 @@
-"""Which errors poses have, and what each kind costs (Ronchi and Perona, ICCV 2017, https://arxiv.org/abs/1707.05388)."""
+"""Kinds of errors in poses, and the AP that each costs (Ronchi and Perona, ICCV 2017, arxiv.org/abs/1707.05388)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from dekr_tf.files.coco_format import ImageLabels, PersonLabels
 from dekr_tf.keypoints import KeypointSchema
 from dekr_tf.oks import keypoint_similarity
 
-#: What a keypoint can be; the first is no error.
+#: The kinds of keypoints; the first is no error.
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(len(KINDS))
 
-#: OKS from which a pose belongs to a person, however bad its keypoints are.
+#: A pose belongs to a person from this OKS on, however bad its keypoints are.
 MATCH = 0.1
-#: Similarity from which a keypoint is near a label, and from which it is good: that of two human annotators.
+#: A keypoint is near a label from the first similarity on, and good from the second, that of two human annotators.
 NEAR, PRECISE = 0.5, 0.85
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorAnalysis:
-    """What `analyze_errors` finds.
+    """The result of `analyze_errors`.
 
     Attributes:
         schema: the skeleton.
@@ -32,7 +32,7 @@ class ErrorAnalysis:
         matched: number of poses that belong to a labeled person.
         counts: (K, 5) int, labeled keypoints of the matched people by kind, in the order of `KINDS`.
         precision: AP of the poses as they are.
-        corrected: AP with the keypoints of one kind of error corrected, by its name, and of all kinds, as `all`.
+        corrected: AP with one kind of error corrected, by its name, and with all corrected, as `all`.
     """
 
     schema: KeypointSchema
@@ -45,7 +45,7 @@ class ErrorAnalysis:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each kind among all keypoints, 0 to 1; all 0 where no pose belongs to a person."""
+        """Share of each kind among all keypoints, 0 to 1; all 0 if no pose belongs to a person."""
         counts = self.counts.sum(axis=0)
         return dict(zip(KINDS, (counts / max(counts.sum(), 1)).tolist(), strict=True))
 
@@ -71,24 +71,24 @@ def analyze_errors(
     schema: KeypointSchema,
     area: Callable[[PersonLabels], float] = lambda person: person.area,
 ) -> ErrorAnalysis:
-    """Sorts found keypoints by kind of error, and measures what AP would be without each kind.
+    """Classifies keypoints by kind of error, and measures what AP would be without each kind.
 
-    Poses are matched with people as pycocotools does it, in the order of their scores, from an OKS of 0.1 on. With the
+    Poses are matched with people as in pycocotools, in the order of their scores, from an OKS of 0.1 on. With the
     similarity of a keypoint and a label, exp(-d^2 / (2 (2 sigma)^2 area)), a labeled keypoint of a matched person is
 
     - good, if its similarity to its own label is 0.85 or more;
     - jitter, if that is 0.5 or more;
     - inversion, if its similarity to the same person's label of its mirrored keypoint (left and right) is 0.5 or more;
-    - swap, if that to another person's label of the same or the mirrored keypoint is 0.5 or more;
-    - miss, else.
+    - swap, if its similarity to another person's label of the same or the mirrored keypoint is 0.5 or more;
+    - miss, otherwise.
 
     Where both inversion and swap hold, the label with the higher similarity decides. This is the paper's definition
     (section 3.1); its code (coco-analyze) also calls a keypoint swapped that is good, but even nearer to another
     person's label.
 
-    To correct a keypoint is to move it to where its similarity to its own label is what the error lacked: 0.85 for
-    jitter, 0.5 for a miss, and for inversion and swap the similarity it had to the wrong label. AP is then that of the
-    COCO metric with all other keypoints and all scores as they were, and poses matched anew.
+    Correcting a keypoint moves it to where its similarity to its own label is 0.85 for jitter, 0.5 for a miss, and for
+    inversion and swap the similarity that it had to the wrong label. AP is then that of the COCO metric with all other
+    keypoints and all scores unchanged, and poses matched anew.
 
     Args:
         labels: of `coco_format.read_labels`.
@@ -167,7 +167,7 @@ def _judge(
     conditions = [labels[0, :, 2] == 0, own >= PRECISE, own >= NEAR, wrong < NEAR, inverted >= swapped]
     kinds = np.select(conditions, [-1, GOOD, JITTER, MISS, INVERSION], SWAP)
     target = np.select([kinds == JITTER, kinds == MISS], [PRECISE, NEAR], np.clip(wrong, NEAR, 1.0))
-    # At which distance the similarity is the target's; in which direction makes no difference to OKS.
+    # The distance at which the similarity is the target; the direction makes no difference to OKS.
     distances = np.sqrt(-2 * np.log(target) * areas[0]) * 2 * np.array(schema.oks_sigmas)
     moved = keypoints.copy()
     errors = kinds > GOOD

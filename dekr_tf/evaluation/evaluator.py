@@ -1,4 +1,4 @@
-"""From a detector and labeled images to a metric."""
+"""Evaluates a detector on labeled images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ from dekr_tf.keypoints import CROWDPOSE, KeypointSchema
 from dekr_tf.poses import Poses
 from dekr_tf.sidecar import Sidecar
 
-#: What can be measured, by the name of the metric: functions of labels, results and schema.
+#: The metrics by name: functions of labels, results and schema.
 METRICS = {"coco": evaluate_coco, "crowdpose": evaluate_crowdpose, "pck": evaluate_pck}
 
 
 class Detector(Protocol):
-    """What is needed of a detector; `inference.detector.PoseDetector` is one."""
+    """What evaluation needs of a detector; `inference.detector.PoseDetector` is one."""
 
     sidecar: Sidecar
 
@@ -46,19 +46,19 @@ def evaluate_detector(
         detector: of any engine.
         labels: of `coco_format.read_labels`, with the detector's skeleton.
         folder: of the images, or a zip file.
-        metric: one of `METRICS`; `default_metric` where it is not given.
-        batch_size: number of images that are looked at together.
-        progress: show a bar on standard error where that is a terminal.
+        metric: one of `METRICS`; by default `default_metric`.
+        batch_size: number of images that the detector gets at once.
+        progress: show a bar on standard error if that is a terminal.
 
     Returns:
-        The metric's numbers by name, and the results they are of, as `detect_people` gives them.
+        The metric's numbers by name, and the results of `detect_people` that they are for.
 
     Raises:
-        InputError: labels or images do not fit. Labels are looked at before the images.
+        InputError: labels or images do not fit. Labels are checked before the images.
     """
     schema = detector.sidecar.schema
     measure = METRICS[metric or default_metric(labels, schema)]
-    # With nobody found: refuses labels that do not fit the metric before the long work.
+    # Measuring no results refuses labels that do not fit the metric, before the long work.
     measure(labels, [], schema)
     results = detect_people(detector, labels, folder, batch_size=batch_size, progress=progress)
     return measure(labels, results, schema), results
@@ -73,18 +73,18 @@ def default_metric(labels: Sequence[ImageLabels], schema: KeypointSchema) -> str
 def detect_people(
     detector: Detector, labels: Sequence[ImageLabels], folder: Path, *, batch_size: int = 1, progress: bool = False
 ) -> list[dict[str, Any]]:
-    """The people that a detector finds in every image of an annotation file, as a COCO results file has them.
+    """The people that a detector finds in every image of an annotation file, as entries of a COCO results file.
 
     Args:
         detector: of any engine.
         labels: of `coco_format.read_labels`; people are not needed.
-        folder: of the images, or a zip file. They are read in stored pixels, as labels are.
-        batch_size: number of images that are looked at together. Images of like shape come together, so that most of a
-            batch goes through the network at once.
-        progress: show a bar on standard error where that is a terminal.
+        folder: of the images, or a zip file. They are read in stored pixels, like the labels.
+        batch_size: number of images that the detector gets at once. Images of similar shape share a batch, so that most
+            of it goes through the network together.
+        progress: show a bar on standard error if that is a terminal.
 
     Returns:
-        An entry a person, in the order of the images, then of the detector. `category_id` is that of the first
+        An entry for each person, in the order of the images, then best first. `category_id` is that of the first
         annotation, or 1.
 
     Raises:
@@ -111,7 +111,7 @@ def detect_people(
 
 
 def _declared_size(image: ImageLabels) -> tuple[int, int] | None:
-    """(height, width) that the annotation file gives, if it does."""
+    """(height, width) according to the annotation file; None if it does not say."""
     size = image.content.get("height"), image.content.get("width")
     return size if all(is_finite_number(side) and side > 0 for side in size) else None
 

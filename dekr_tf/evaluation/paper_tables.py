@@ -1,8 +1,8 @@
-"""The paper's tables as data: what our side of each row needs, and the figures to stand beside it.
+"""The paper's tables as data: for each row, what it takes to measure it, and the paper's figures.
 
-Only DEKR's own rows are here, not those of other methods, and not Table 4 and a row of Table 6, which are of COCO's
-test-dev. The figures are those of the printed paper. The authors' page (README of HRNet/DEKR at commit 7a30313) repeats
-those of Tables 2, 3, 6 and 7 digit by digit, adds AR50 and AR75 to Table 2, and has neither Table 1 nor Table 5.
+Only DEKR's own rows are here, not those of other methods, nor Table 4 and a row of Table 6, which are on COCO test-dev.
+The figures are those of the printed paper. The authors' page (README of HRNet/DEKR at commit 7a30313) repeats those of
+Tables 2, 3, 6 and 7 digit by digit, adds AR50 and AR75 to Table 2, and has neither Table 1 nor Table 5.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class DataSet:
     """Labeled images that a row is measured on.
 
     Attributes:
-        name: for people.
-        option: of the command line that names its folder.
-        annotations, images: where they may lie in that folder.
-        published: where they can be had.
+        name: to print.
+        option: of the command line, for its folder.
+        annotations, images: possible paths in that folder, in the order in which they are tried.
+        published: where to download them.
         metric: one of `evaluator.METRICS`.
         rescoring: name of the rescoring net's file, without suffix.
     """
@@ -34,7 +34,7 @@ class DataSet:
     rescoring: str
 
 
-#: By the name of the skeleton.
+#: Data sets by the name of their skeleton.
 DATA_SETS = {
     "coco": DataSet(
         "COCO val2017",
@@ -72,11 +72,11 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: for people.
-        config: of the network, as the paper has it.
-        paper: its figures as printed, one a column of the table.
+        name: to print.
+        config: of the paper's network.
+        paper: the paper's figures as printed, one for each column of the table.
         checkpoint: name of the file, without suffix; None for a row about sizes, which needs none.
-        scales, match: how the poses are found (see `PoseDetector`); flip test and rescoring are always on.
+        scales, match: settings of `PoseDetector`; flip test and rescoring are always on.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Row:
 
     @property
     def data(self) -> DataSet:
-        """What the row is measured on."""
+        """The data set that the row is measured on."""
         return DATA_SETS[self.config.keypoints]
 
 
@@ -98,8 +98,8 @@ class Table:
 
     Attributes:
         title: what it shows.
-        source: whether its figures are the paper's or the authors' page's.
-        columns: keys of `SIZES`, or in percent those of the metric and kinds of errors (`error_analysis.KINDS`).
+        source: where its figures are published.
+        columns: keys of `SIZES`; or those of the metric and kinds of errors (`error_analysis.KINDS`), in percent.
         rows: from top to bottom.
     """
 
@@ -109,7 +109,7 @@ class Table:
     rows: tuple[Row, ...]
 
 
-#: Columns about sizes, by the key of `complexity.count_complexity`, and what one of them is.
+#: Columns about sizes: the key of `complexity.count_complexity`, and the unit of the column.
 SIZES = {
     "params (M)": ("parameters", 1e6),
     "GFLOPs": ("gmacs", 1),
@@ -137,7 +137,7 @@ def _row(name: str, config: Config, paper: str, checkpoint: str | None = None, *
     return Row(name, config, tuple(paper.split()), checkpoint, **how)
 
 
-#: By the name on the command line.
+#: Tables by their names on the command line.
 TABLES = {
     "table1": Table(
         "Parameters and multiply-adds, which the paper calls FLOPs, of adaptive activation and separate regression",

@@ -1,4 +1,4 @@
-"""PCK, the percentage of correct keypoints, for data sets with one labeled person an image."""
+"""PCK, the percentage of correct keypoints, for data sets with one labeled person per image."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from dekr_tf.evaluation.scoring import Results, check_somebody_is_labeled, read_
 from dekr_tf.files.coco_format import ImageLabels, PersonLabels
 from dekr_tf.keypoints import KeypointSchema
 
-#: A keypoint is correct within this share of the torso's diameter.
+#: A keypoint is correct within this fraction of the torso's diameter.
 THRESHOLD = 0.2
 
-#: Keypoints whose distance is the torso's diameter; the second pair where the first is not labeled.
+#: Keypoints whose distance is the torso's diameter; the second pair serves if the first is not labeled.
 DIAMETERS = (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip"))
 
 
@@ -20,15 +20,15 @@ def evaluate_pck(labels: Sequence[ImageLabels], results: Results, schema: Keypoi
     """The share of labeled keypoints that are found within 0.2 of the torso's diameter (PCK@0.2).
 
     The torso's diameter is the distance from the labeled left shoulder to the right hip, as is usual for Leeds Sports
-    Pose; where one of the two is not labeled, from the right shoulder to the left hip. A person with neither, or
-    with a diameter of 0, is not measured.
+    Pose, or from the right shoulder to the left hip if one of these is not labeled. A person with neither, or with a
+    diameter of 0, is not measured.
 
-    The pose that counts is the one with the highest score in the image; the labels have no part in the choice. So a
-    person who was found counts for nothing if somebody else in the image has a higher score, and where nobody
-    was found, every keypoint counts as wrong.
+    The pose that counts is the one with the highest score in the image; the labels do not influence the choice. So a
+    person who was found counts for nothing if somebody else in the image has a higher score, and if nobody was found,
+    every keypoint counts as wrong.
 
     Args:
-        labels: of `coco_format.read_labels`, with at most one labeled person an image. Images without are passed over.
+        labels: of `coco_format.read_labels`, with at most one labeled person per image. Images without are skipped.
         results: path or content of a COCO results file; see `scoring.Comparison`.
         schema: the skeleton of both, with shoulders and hips named as in COCO.
 
@@ -80,7 +80,7 @@ def _labeled_person(image: ImageLabels) -> PersonLabels | None:
 
 
 def _torso_diameter(person: PersonLabels, schema: KeypointSchema) -> float:
-    """In pixels; 0 where it is not labeled."""
+    """The torso's diameter in pixels; 0 if it is not labeled."""
     for names in DIAMETERS:
         ends = person.keypoints[[schema.names.index(name) for name in names]]
         if (ends[:, 2] > 0).all():

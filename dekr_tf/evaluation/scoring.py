@@ -1,4 +1,4 @@
-"""Labels and results brought before pycocotools, which matches poses with people and computes precision and recall."""
+"""Adapter to pycocotools, which matches poses with labeled people and computes precision and recall."""
 
 import contextlib
 import io
@@ -36,12 +36,12 @@ class Comparison:
         results: path or content of a COCO results file: entries with `image_id`, `keypoints` (3 K numbers: x, y,
             score) and `score`. `category_id` is not read.
         schema: the skeleton of both.
-        area: the area of a person in square pixels that OKS and size ranges are measured by. A person without any is
-            ignored: neither to be found nor missed. So is one whose `num_keypoints` is 0.
+        area: the area of a person in square pixels, for OKS and size ranges. A person of area 0 is ignored, counted
+            neither as found nor as missed, and so is one whose `num_keypoints` is 0.
 
     Attributes:
-        images: ids of the images and the numbers that stand for them; in the order of the ids, as pycocotools walks
-            through them.
+        images: for each image id, the number that stands for it; in the order of the ids, as pycocotools processes
+            them.
         people: the labeled people, as pycocotools takes them.
         poses: the results, as pycocotools takes them, in their order.
 
@@ -71,7 +71,7 @@ class Comparison:
         """Precision and recall over the thresholds .50:.05:.95, in `stats` by the names of `STATISTICS`.
 
         Args:
-            images: the numbers of some images, to count those alone; at least one.
+            images: numbers of the images to count, at least one; by default all.
             poses: to count instead of `self.poses`.
         """
         with contextlib.redirect_stdout(io.StringIO()):
@@ -82,10 +82,10 @@ class Comparison:
         return scorer
 
     def match(self, threshold: float) -> list[tuple[Entry, Entry]]:
-        """Pairs of a pose and the labeled person that it is counted for, at one OKS threshold.
+        """Pairs of a pose and the labeled person that it is matched with, at one OKS threshold.
 
-        As pycocotools has it, the poses of an image choose in the order of their scores, at most twenty. Pairs with
-        people who are ignored, as crowds are, are left out.
+        As in pycocotools, the poses of an image choose in the order of their scores, at most twenty of them. Pairs with
+        ignored people, such as crowds, are left out.
         """
         with contextlib.redirect_stdout(io.StringIO()):
             scorer = self._scorer(None, None)
@@ -108,7 +108,7 @@ class Comparison:
 
 
 def check_somebody_is_labeled(labels: Sequence[ImageLabels], name: str = "annotations") -> None:
-    """Makes sure that there is something to measure; `name` begins the error.
+    """Makes sure that there is something to measure; `name` begins the error message.
 
     Raises:
         InputError: no image has a person with labeled keypoints.
@@ -118,7 +118,7 @@ def check_somebody_is_labeled(labels: Sequence[ImageLabels], name: str = "annota
 
 
 def check_somebody_is_scored(labels: Sequence[ImageLabels], name: str = "annotations") -> None:
-    """Makes sure that the OKS metrics have somebody to find; `name` begins the error.
+    """Makes sure that the OKS metrics have somebody to find; `name` begins the error message.
 
     Raises:
         InputError: nobody is labeled, or everybody's `num_keypoints` is 0.
@@ -154,7 +154,7 @@ def read_results(
     for number, entry in enumerate(content, 1):
         where = f"{name}: entry {number}"
         if entry.get("image_id") is None and "file_name" in entry:
-            # As `dekr predict` writes them.
+            # `dekr predict` writes such entries.
             raise InputError(
                 f"{where}: there is no image_id of the annotation file, and the name of "
                 f"{received(entry['file_name'])} is not a number of its own"

@@ -1,1 +1,1 @@
-"""The world outside: images, video, annotation and results files, downloads, outputs that are written whole."""
+"""The world outside: images, video, annotation files, downloads, outputs that are written whole."""

@@ -1,4 +1,4 @@
-"""COCO's keypoint files, for any skeleton: reading labels, writing results (https://cocodataset.org/#format-data)."""
+"""Reads labels in COCO's keypoint format, for any skeleton (https://cocodataset.org/#format-data)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dekr_tf.files.inputs import read_json
 from dekr_tf.files.json_values import is_finite_number, is_whole_number, parse_id, parse_numbers, received
 from dekr_tf.keypoints import KeypointSchema, describe_categories, find_categories
 
-#: Area of a person per area of the bounding box, where a file has no areas; the CrowdPose toolkit's figure.
+#: A person's area as a fraction of the bounding box, for files without areas; the CrowdPose toolkit's figure.
 AREA_PER_BOX = 0.53
 
 
@@ -22,11 +22,11 @@ class PersonLabels:
 
     Attributes:
         keypoints: (K, 3) float64: x, y in pixels of the stored image, visibility (0 unlabeled, 1 occluded, 2 visible).
-        box: left, top, width, height in pixels; that of the labeled keypoints where the file has none.
+        box: left, top, width, height in pixels; the box around the labeled keypoints if the file has none.
         area: square pixels; 0 for a person without any extent.
-        num_keypoints: as in the file; the number of labeled keypoints where the file has none. CrowdPose's files leave
-            head and neck out of the count, so a person may have 0 and labeled keypoints.
-        category_id: a number or a text; 1 where the file has none.
+        num_keypoints: as in the file; the number of labeled keypoints if the file has none. CrowdPose's files leave
+            head and neck out of the count, so it may be 0 for a person with labeled keypoints.
+        category_id: a number or a text; 1 if the file has none.
         crowd: whether the annotation covers a crowd.
         segmentation: as in the file.
         where: file and annotation, for messages.
@@ -70,15 +70,15 @@ class ImageLabels:
 
     @property
     def file_name(self) -> str:
-        """Relative to the folder of the images, with `/` between folders, also where Windows wrote the file.
+        """Path relative to the folder of the images, with `/` between folders even if the file is from Windows.
 
         Raises:
-            InputError: the file does not say it, or it leads out of the folder.
+            InputError: the file has none, or it leads out of the folder.
         """
         name = self.content.get("file_name")
         if not isinstance(name, str) or not name:
             raise InputError(f"{self.where}: expected a text as file_name. Received: {received(name)}")
-        # Windows' paths have all that may lead out of a folder: roots, drives and `..`, behind either separator.
+        # A Windows path knows all that may lead out of a folder: roots, drives and `..`, after either separator.
         path = PureWindowsPath(name)
         if path.anchor or ".." in path.parts or "\0" in name:
             raise InputError(
@@ -97,15 +97,15 @@ def read_labels(
     """Reads an annotation file of COCO, CrowdPose or one's own, in the order of its images.
 
     An annotation is a person if it has `keypoints`, or shares its `category_id` with one that has; without them, no
-    keypoint of the person is labeled. Annotations of other categories are left out. A person's area is `area`; where
-    that is missing or zero, 0.53 of the area of `bbox`, and of the box around the labeled keypoints where that is
-    missing or empty too. Its `num_keypoints` is believed, whatever the visibilities say, as the toolkits do.
+    keypoint of the person is labeled. Annotations of other categories are left out. A person's area is `area`. If that
+    is missing or not positive, it is 0.53 of the area of `bbox`, or of the box around the labeled keypoints if `bbox`
+    is missing or empty too. `num_keypoints` is trusted, whatever the visibilities say, as the toolkits do.
 
     Args:
         source: path of the JSON file, or its content.
         schema: the skeleton that the keypoints must fit.
-        need_people: refuse a file without any keypoints. Otherwise it gives images without people, as those of a test
-            set are whose labels are kept back.
+        need_people: refuse a file without any keypoints. Otherwise its images have no people, like those of a test set
+            whose labels are withheld.
         category: name or id of the one category whose annotations count. Default: all with keypoints.
 
     Raises:
@@ -160,10 +160,10 @@ def read_labels(
 
 
 def parse_keypoints(values: Any, schema: KeypointSchema, where: str) -> np.ndarray:
-    """(K, 3) float64 of a list of 3 K numbers; `where` begins the error.
+    """A list of 3 K numbers as (K, 3) float64; `where` begins the error message.
 
     Raises:
-        InputError: it is no such list.
+        InputError: it is not such a list.
     """
     keypoints = parse_numbers(values)
     if keypoints is None or len(keypoints) != 3 * len(schema):
@@ -178,7 +178,7 @@ def parse_keypoints(values: Any, schema: KeypointSchema, where: str) -> np.ndarr
 
 
 def box_around(points: np.ndarray) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the smallest box that holds points (N, 2); zeros where there are none."""
+    """Left, top, width and height of the smallest box that holds points (N, 2); zeros if there are none."""
     if not len(points):
         return 0.0, 0.0, 0.0, 0.0
     low, high = points.min(axis=0), points.max(axis=0)
@@ -222,7 +222,7 @@ def _person(entry, category: int | str, schema: KeypointSchema, where: str) -> P
 
 
 def _names(entries, categories) -> str:
-    """Names and ids of categories; ids alone where the file does not name them all."""
+    """Names and ids of categories; ids alone if the file does not name them all."""
     try:
         return describe_categories([find_categories(entries, each, "")[0] for each in sorted(categories, key=str)])
     except InputError:

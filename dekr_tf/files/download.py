@@ -1,4 +1,4 @@
-"""Downloads that go on where they broke off, and keep nothing that is not what was asked for."""
+"""Downloads that resume where they broke off, and keep nothing whose checksum differs."""
 
 import hashlib
 import http.client
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dekr_tf.errors import InputError
 
-#: Seconds without a byte after which a server counts as gone.
+#: Seconds without a byte after which the server counts as lost.
 TIMEOUT = 30.0
 BLOCK = 1 << 20
 
@@ -21,17 +21,17 @@ BLOCK = 1 << 20
 def download(url: str, path: Path, sha256: str) -> None:
     """Downloads a file, with a progress bar on a terminal.
 
-    What has come lies in `NAME.part` beside `path` until it is whole; the next call asks for the rest alone. Two calls
-    for one file must not run at the same time.
+    An incomplete file stays in `NAME.part` beside `path`; the next call requests only the rest. Two calls for one file
+    must not run at the same time.
 
     Args:
         url: of the file, by HTTP.
-        path: where it comes to lie; the folder is there.
+        path: of the downloaded file, in an existing folder.
         sha256: hexadecimal digits that the file's SHA-256 begins with.
 
     Raises:
-        InputError: the server cannot be reached, has no such file or breaks off; it is another file, of which nothing
-            is kept; or it cannot be written.
+        InputError: the server cannot be reached, has no such file or breaks off; the checksum differs, and nothing is
+            kept; or the file cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -44,12 +44,12 @@ def download(url: str, path: Path, sha256: str) -> None:
             part.unlink()
             raise InputError(f"{url}: expected a file whose SHA-256 begins with {sha256}. Received: {received}")
         os.replace(part, path)
-    except OSError as error:  # Those of the network have become InputErrors.
+    except OSError as error:  # Network errors have become InputErrors by now.
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _request(url: str, start: int) -> http.client.HTTPResponse | None:
-    """The server's answer, without the first bytes if it can; None where it has no more than these."""
+    """The server's response, from byte `start` on if it supports that; None if the file has no more bytes."""
     headers = {"User-Agent": "dekr_tf"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
@@ -62,7 +62,7 @@ def _request(url: str, start: int) -> http.client.HTTPResponse | None:
 
 
 def _receive(response: http.client.HTTPResponse, url: str, part: Path) -> None:
-    """Writes what comes to the end of the part, or to its beginning where the server sends the whole file."""
+    """Appends the response to the part, or replaces the part if the server sends the whole file."""
     resumed = response.status == HTTPStatus.PARTIAL_CONTENT
     received = part.stat().st_size if resumed else 0
     length = response.headers["Content-Length"]

@@ -1,20 +1,20 @@
-"""The size of an image by the header of its file, before any pixel is decoded."""
+"""The size of an image from the header of its file, before any pixel is decoded."""
 
 import struct
 
 JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
-# Frame headers are C0 to CF without the tables that lie among them.
+# Frame headers are C0 to CF, except for the tables C4 and CC and the reserved C8.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Markers that no length follows: fill bytes, data bytes, restarts and starts.
+# Markers without a length: stuffed data bytes (00), TEM (01), restarts, and the start of an image.
 _JPEG_WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT = 256, 257, 3
 
 
 def size_in_header(data: bytes) -> tuple[int, int] | None:
-    """(height, width) that a JPEG, PNG, BMP or TIFF file says it has; None of other formats, or without such words.
+    """(height, width) in the header of a JPEG, PNG, BMP or TIFF file; None for other formats, or if it has none.
 
-    WebP is not looked at: its sides have 14 bits.
+    WebP is left out: its sides have 14 bits, so they stay within `images.MAX_PIXELS`.
 
     Args:
         data: content of the file.
@@ -31,7 +31,7 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
             return abs(height), abs(width)
         if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
             return _tiff_size(data)
-    except (struct.error, OverflowError):  # The file ends before, or points out of itself.
+    except (struct.error, OverflowError):  # The file ends early, or points beyond its end.
         pass
     return None
 
@@ -52,7 +52,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    """Of the first picture in the file."""
+    """The size of the first picture in the file."""
     order = "<" if data.startswith(b"II") else ">"
     big = b"+" in data[2:4]
     (directory,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)

@@ -25,10 +25,10 @@ from dekr_tf.files.outputs import atomic_output
 
 #: Files of a folder that count as images, by suffix in lower case.
 SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-#: Pixels of the largest image that is decoded, to 0.8 GB. The largest photos of telephones have 200 million.
+#: Most pixels of an image that is decoded, to 0.8 GB. The largest photos from phones have 200 million.
 MAX_PIXELS = 16384 * 16384
 
-# Other image files, which not every OpenCV decodes, or none.
+# Other image files, which some or all builds of OpenCV cannot decode.
 _OTHER_SUFFIXES = frozenset(
     {".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".nef", ".orf"}
     | {".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga"}
@@ -36,16 +36,16 @@ _OTHER_SUFFIXES = frozenset(
 
 _log = logging.getLogger(__name__)
 
-# FF followed by 00 is a data byte, by FF a fill byte, by D0..D7 a restart inside the data.
+# FF followed by 00 is a data byte; by FF, a fill byte; by D0..D7, a restart inside the data.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _JPEG_END = 0xD9
-#: Baseline, extended and progressive frames in Huffman's code; restart intervals; scans.
+#: Huffman-coded baseline, extended and progressive frames; restart intervals; scans.
 _JPEG_FRAMES, _JPEG_INTERVAL, _JPEG_SCAN = (0xC0, 0xC1, 0xC2), 0xDD, 0xDA
 #: Gray level of blocks without data.
 _JPEG_MISSING = 128
 _JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
-#: The tag of TIFF and EXIF.
+#: The orientation tag in TIFF and EXIF.
 _ORIENTATION = 0x112
 
 
@@ -54,14 +54,14 @@ def read_image(path: str | os.PathLike, *, exif_orientation: bool) -> np.ndarray
 
     Args:
         path: of the file.
-        exif_orientation: turn the picture upright as its EXIF entry says. Labels of data sets are in the stored
-            pixels, so their images are read without.
+        exif_orientation: turn the image upright by its EXIF orientation. Labels of data sets are in stored pixels, so
+            their images are read without it.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: the file is missing, unreadable, empty, truncated, damaged or not an image.
+        InputError: the file is missing or unreadable, or as `decode_image`.
     """
     return decode_image(_read_file(path), str(path), exif_orientation=exif_orientation)
 
@@ -72,7 +72,7 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
     Args:
         data: content of the file.
         source: its name in the error message.
-        exif_orientation: turn the picture upright as its EXIF entry says.
+        exif_orientation: turn the image upright by its EXIF orientation.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -83,7 +83,7 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
     if not data:
         raise InputError(f"image {source}: expected an image. Received: an empty file")
     check_pixels(size_in_header(data) or (0, 0), f"image {source}")
-    # OpenCV fills the missing part of a truncated file with gray or black and says nothing.
+    # OpenCV silently fills the missing part of a truncated file with gray or black.
     if not _is_whole(data):
         raise InputError(
             f"image {source}: expected a whole image. Received: a truncated or damaged file, {len(data)} bytes"
@@ -91,7 +91,7 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
     flags = cv2.IMREAD_COLOR
     if not exif_orientation:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
-        # Which OpenCV heeds for every format but this one.
+        # OpenCV obeys this flag for every format but TIFF.
         data = _without_tiff_orientation(data)
     try:
         with silent:
@@ -100,7 +100,7 @@ def decode_image(data: bytes, source: str, *, exif_orientation: bool) -> np.ndar
         raise InputError(f"image {source}: cannot decode it: {error.err}") from error
     if image is None:
         raise InputError(f"image {source}: expected an image. Received: a file that OpenCV cannot decode")
-    # Of a format whose header is not known; OpenCV's own limit is four times as high.
+    # For formats whose header `size_in_header` does not read; OpenCV's own limit is four times as high.
     check_pixels(image.shape[:2], f"image {source}")
     if _jpeg_ran_out(data, image):
         raise InputError(f"image {source}: expected a whole image. Received: a damaged file, a part of it is missing")
@@ -115,10 +115,10 @@ def check_pixels(size: tuple[int, int], where: str) -> None:
 
 
 def opencv_name(path: str | os.PathLike) -> str:
-    """A path to give to OpenCV, which crashes (5.0) on a name with bytes that are no UTF-8.
+    """A path as OpenCV takes it; OpenCV 5.0 crashes on names that are not UTF-8.
 
     Raises:
-        InputError: it is such a name.
+        InputError: the name is not UTF-8.
     """
     name = os.fspath(path)
     try:
@@ -129,20 +129,20 @@ def opencv_name(path: str | os.PathLike) -> str:
 
 
 def check_picture_name(path: str | os.PathLike) -> None:
-    """Raises InputError unless `write_image` knows the format that a suffix stands for."""
+    """Raises InputError unless `write_image` can write the format of the suffix."""
     if not cv2.haveImageWriter(f"picture{Path(opencv_name(path)).suffix}"):
         raise InputError(f"expected the name of a picture to write, such as sheet.png. Received: {path}")
 
 
 def write_image(image: np.ndarray, path: str | os.PathLike) -> None:
-    """Writes a picture in the format that the suffix says, whole or not at all.
+    """Writes a picture in the format of the suffix, whole or not at all.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         path: of the file.
 
     Raises:
-        InputError: there is no such format, or it does not go as far as this image, or the file cannot be written.
+        InputError: the format is unknown or cannot hold an image of this size, or the file cannot be written.
     """
     check_picture_name(path)
     try:
@@ -163,15 +163,15 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """The image files that files, folders and glob patterns stand for.
 
     Args:
-        paths: a file counts whatever its suffix; a folder gives the files in it that have one of `SUFFIXES`, not those
-            of its subfolders, and the log says how many other image files it has; a pattern such as `photos/*.jpg`
-            gives the files that match, `**` goes into subfolders.
+        paths: a file counts whatever its suffix. A folder stands for its files with one of `SUFFIXES`, except hidden
+            ones and those in subfolders; the log says how many other image files it has. A pattern such as
+            `photos/*.jpg` stands for the files that match it; `**` includes subfolders.
 
     Returns:
         The files, sorted, each once.
 
     Raises:
-        InputError: one of the paths gives no file, or cannot be read.
+        InputError: a path stands for no file, or cannot be read.
     """
     found = set()
     for path in map(os.fspath, paths):
@@ -195,7 +195,7 @@ def _folder_images(folder: str) -> list[Path]:
     others = sorted(file.suffix.lower() for file in files if file.suffix.lower() in _OTHER_SUFFIXES)
     if others:
         _log.warning(
-            "%s: passed over %d image files in %s; of a folder, those in %s are taken",
+            "%s: skipped %d image files in %s; from a folder, only those in %s are taken",
             folder,
             len(others),
             ", ".join(dict.fromkeys(others)),
@@ -205,7 +205,7 @@ def _folder_images(folder: str) -> list[Path]:
 
 
 class ImageSource(abc.ABC):
-    """The images of a data set, by the names that its annotations give them. Threads may read side by side.
+    """The images of a data set, by their names in its annotations. Several threads may read at once.
 
     Args:
         path: of the folder or file that holds them.
@@ -218,10 +218,10 @@ class ImageSource(abc.ABC):
         return self._find(name) is not None
 
     def content(self, name: str) -> bytes:
-        """What the image file holds.
+        """The content of an image file.
 
         Raises:
-            InputError: it is missing, unreadable or damaged, or several files could be meant.
+            InputError: it is missing, unreadable or damaged in a zip file, or several files could be meant.
         """
         found = self._find(name)
         if found is None:
@@ -229,14 +229,14 @@ class ImageSource(abc.ABC):
         return self._content(found)
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The image in stored pixels, as labels are, (H, W, 3) uint8 RGB.
+        """The image in stored pixels, like the labels: (H, W, 3) uint8 RGB.
 
         Args:
-            name: of the annotations.
+            name: of the image in the annotations.
             size: (height, width) that it must have. Default: any.
 
         Raises:
-            InputError: as `content` and `decode_image` say, or the size is another.
+            InputError: as `content` and `decode_image`, or the size differs.
         """
         image = decode_image(self.content(name), str(self.path / name), exif_orientation=False)
         if size is not None and image.shape[:2] != tuple(size):
@@ -248,7 +248,7 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def _find(self, name: str):
-        """What `_content` needs to read the file; None where there is no such file."""
+        """What `_content` needs to read the file; None if there is no such file."""
 
     @abc.abstractmethod
     def _content(self, found) -> bytes: ...
@@ -271,17 +271,17 @@ class _Zip(ImageSource):
         except (OSError, zipfile.BadZipFile) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"cannot read {path} as a zip file: {reason}") from error
-        # Its count of open members is not made for threads.
+        # ZipFile's count of open members is not thread-safe.
         self._lock = threading.Lock()
         self._entries = defaultdict(list)
         for entry in self._file.infolist():
             if not entry.is_dir():
-                # Some programs of Windows write backslashes, against the format.
+                # Some Windows programs write backslashes, which the format forbids.
                 entry.filename = entry.filename.replace("\\", "/")
                 self._entries[_base_name(entry.filename)].append(entry)
 
     def _find(self, name):
-        # COCO's train2017.zip has its images under train2017/, which the annotations do not say.
+        # COCO's train2017.zip has its images under train2017/, which the annotations leave out.
         same_base = self._entries.get(_base_name(name), [])
         fits = [entry for entry in same_base if f"/{entry.filename}".endswith(f"/{name}")] or same_base
         exact = [entry for entry in fits if entry.filename == name]
@@ -304,11 +304,11 @@ class _Zip(ImageSource):
 def open_images(path: str | os.PathLike) -> ImageSource:
     """The images in a folder, or in a zip file.
 
-    In a folder, names are paths relative to it. In a zip file the folders before the name may be left out, or be others
-    if only one file has the base name: `000000000009.jpg` finds `train2017/000000000009.jpg`.
+    In a folder, names are paths relative to it. In a zip file, a name may leave out leading folders, or have wrong ones
+    if only one file has its base name: `000000000009.jpg` finds `train2017/000000000009.jpg`.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is another file, or a zip file that cannot be read. A missing folder just has no images.
     """
     path = Path(path)
     if path.suffix.lower() == ".zip" and not is_folder(path):
@@ -322,11 +322,11 @@ def check_images(names: Sequence[str], path: str | os.PathLike) -> ImageSource:
     """Opens the images of a data set and makes sure that every one is there, before a long run starts.
 
     Args:
-        names: of the annotations.
+        names: of the images in the annotations.
         path: of the folder or zip file, see `open_images`.
 
     Raises:
-        InputError: with the number of missing files and the first of them.
+        InputError: images are missing (it says how many, and which is the first), or as `open_images`.
     """
     images = open_images(path)
     missing = [name for name in names if name not in images]
@@ -345,7 +345,7 @@ def _base_name(name: str) -> str:
 def _read_file(path: str | os.PathLike) -> bytes:
     try:
         return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # A ValueError of a name with a null character.
+    except (OSError, ValueError) as error:  # A name with a null character raises ValueError.
         raise InputError(f"cannot read image {path}: {getattr(error, 'strerror', error)}") from error
 
 
@@ -361,10 +361,10 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _without_tiff_orientation(data: bytes) -> bytes:
-    """A TIFF file whose first page says that it is stored upright; any other file as it is."""
+    """A TIFF file with its first page marked as stored upright; any other file unchanged."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     version = struct.unpack(f"{order}H", data[2:4])[0] if order and len(data) >= 16 else 0
-    # Formats of offset, number of entries and entry: tag, type, count, value. BigTIFF has wider ones.
+    # Formats of offset, number of entries, and entry (tag, type, count, value). BigTIFF has wider ones.
     formats = {42: ("4xI", "H", "HHI4s"), 43: ("8xQ", "Q", "HHQ8s")}.get(version)
     if formats is None:
         return data
@@ -385,12 +385,12 @@ def _without_tiff_orientation(data: bytes) -> bytes:
 def _jpeg_ran_out(data: bytes, image: np.ndarray) -> bool:
     """Whether a JPEG's data ended before the picture did, as after damage or with an end marker in the middle.
 
-    libjpeg then leaves the rest of the picture gray. OpenCV tells nobody, but more data before the end marker goes into
-    the picture if, and only if, some was missing.
+    libjpeg then leaves the rest of the picture gray. OpenCV does not report it, but data inserted before the end marker
+    changes the picture if, and only if, some was missing.
 
     Args:
         data: content of the file.
-        image: (H, W, 3), what OpenCV made of it.
+        image: (H, W, 3), as OpenCV decoded it.
     """
     corners = (image[y, x] for y in (np.s_[:4], np.s_[-4:]) for x in (np.s_[:4], np.s_[-4:]))
     if not data.startswith(JPEG_START) or not any((corner == _JPEG_MISSING).all() for corner in corners):
@@ -407,12 +407,12 @@ def _jpeg_ran_out(data: bytes, image: np.ndarray) -> bool:
 
 
 def _jpeg_end(data: bytes) -> int | None:
-    """Where the end marker is; None where there is none."""
+    """The position of the end marker; None if there is none."""
     return next((start for kind, start, _ in _jpeg_markers(data) if kind == _JPEG_END), None)
 
 
 def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Kind of each marker up to the end marker, where it begins, and where its segment ends."""
+    """Kind, start, and end of the segment of each marker up to the end marker."""
     # Segments are skipped by their length, since an embedded preview has an end marker of its own.
     position = len(JPEG_START)
     while marker := _JPEG_MARKER.search(data, position):
@@ -428,9 +428,9 @@ def _jpeg_lacks_parts(data: bytes) -> bool:
     """Whether restart intervals or scans of a JPEG are missing (ITU-T T.81, sections B.2, E.1.4 and G.1.1).
 
     The decoder fills them in and goes on. Restart markers count from 0 to 7 over and over, one between two intervals,
-    and a progressive file sends the last bit of every coefficient that it began. What cannot be told from a whole file
-    is damage within an interval that leaves its markers in place, the loss of the last scans of a progressive file
-    that sends each coefficient at once, and that of the end of the very last scan, some fine detail.
+    and a progressive file sends the last bit of every coefficient that it began. This cannot detect damage within an
+    interval that leaves its markers in place, the loss of the last scans of a progressive file that sends each
+    coefficient at once, or the loss of the end of the very last scan, some fine detail.
     """
     interval, frame, missing_bits = 0, {}, {}
     size, progressive = (0, 0), False
@@ -473,7 +473,7 @@ def _jpeg_units(size: tuple[int, int], frame: Mapping[int, tuple[int, int]], com
 
 
 def _png_is_whole(data: bytes) -> bool:
-    # The checksums too: on a wrong one, the decoder would print to standard error.
+    # Checksums count too: on a wrong one, the decoder would print to standard error.
     content, position = memoryview(data), len(PNG_START)
     while position < len(data):
         end = position + 8 + int.from_bytes(content[position : position + 4], "big")

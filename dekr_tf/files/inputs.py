@@ -16,20 +16,20 @@ def exists(path: str | os.PathLike) -> bool:
     """Whether there is a file or a folder.
 
     Raises:
-        InputError: the path cannot be looked up, because a folder is closed to us or the name is too long. From Python
+        InputError: the path cannot be looked up, because permission is missing or the name is too long. From Python
             3.14 on, `Path.exists` would call such a file missing.
     """
     return file_mode(path) is not None
 
 
 def is_file(path: str | os.PathLike) -> bool:
-    """Whether there is a file of any kind but a folder; otherwise as `exists`."""
+    """Whether there is a file of any kind, but not a folder; raises as `exists` does."""
     mode = file_mode(path)
     return mode is not None and not stat.S_ISDIR(mode)
 
 
 def is_folder(path: str | os.PathLike) -> bool:
-    """Whether there is a folder; otherwise as `exists`."""
+    """Whether there is a folder; raises as `exists` does."""
     mode = file_mode(path)
     return mode is not None and stat.S_ISDIR(mode)
 
@@ -42,7 +42,7 @@ def read_json(path: str | os.PathLike, kind: str) -> Any:
         kind: what it holds, for the error.
 
     Raises:
-        InputError: it cannot be read, is no JSON, or gives a key twice, of which JSON's readers take the last.
+        InputError: it cannot be read, is not JSON, or has a key twice, where Python's `json` would take the last.
     """
     return _parsed(path, kind, "JSON", lambda text: json.loads(text, object_pairs_hook=_mapping))
 
@@ -56,13 +56,13 @@ def parse_yaml(text: str | bytes) -> Any:
     """The value of a YAML text.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or gives a key twice. PyYAML alone would take the last of them.
+        yaml.YAMLError: it is not YAML, or has a key twice, where PyYAML alone would take the last.
     """
     return yaml.load(text, _UniqueKeysLoader)
 
 
 def file_mode(path: str | os.PathLike) -> int | None:
-    """The kind and permissions of what is there, as `stat` has them; None where there is nothing.
+    """`st_mode`, the kind and permissions of a file or folder; None if there is nothing.
 
     Raises:
         InputError: as `exists`.
@@ -71,7 +71,7 @@ def file_mode(path: str | os.PathLike) -> int | None:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:  # A ValueError of a name with a null character.
+    except (OSError, ValueError) as error:  # A name with a null character raises ValueError.
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Checks of what JSON and YAML files hold: numbers, ids, and how a message quotes a value that does not fit."""
+"""Checks of numbers and ids from JSON and YAML files, and how a message quotes a value that does not fit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from dekr_tf.errors import InputError
 
-#: Numbers of files may be this large, either way: float32 still holds the product of two of them.
+#: Largest magnitude of a number in a file: float32 still holds the product of two of them.
 LARGEST = 2.0**63
 
 
@@ -29,12 +29,12 @@ def parse_numbers(values: Any, dimensions: int = 1) -> np.ndarray | None:
         dimensions: how deep the lists are nested.
 
     Returns:
-        The numbers; None for anything else, and where one of them is none by `is_finite_number`.
+        The numbers; None for anything else, or if one of them is not a number by `is_finite_number`.
     """
     if not isinstance(values, list | tuple | np.ndarray):
         return None
     try:
-        # Of objects, since NumPy would make numbers of booleans.
+        # As objects, since NumPy would turn booleans into numbers.
         numbers = np.array(values, object)
     except ValueError:
         return None
@@ -46,7 +46,7 @@ def parse_numbers(values: Any, dimensions: int = 1) -> np.ndarray | None:
         numbers = numbers.astype(np.float64)
     except OverflowError:
         return None
-    # Not true of NaN either.
+    # The comparison is false for NaN too.
     return numbers if (np.abs(numbers) <= LARGEST).all() else None
 
 
@@ -63,12 +63,12 @@ def parse_id(mapping: Mapping[str, Any], key: str, where: str) -> int | str:
 
 
 def received(value: Any) -> str:
-    """A value as the end of a message, short whatever it is."""
+    """A value as the end of a message quotes it, always short."""
     if value is None:
         return "none"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     if isinstance(value, int | float) and LARGEST < abs(value) < float("inf"):
-        # Python writes no whole numbers of more than 4300 digits.
+        # Python refuses to print whole numbers of more than 4300 digits.
         return f"a number beyond {LARGEST:.0e}"
     return repr(value)[:80] if isinstance(value, str | int | float) else f"a {type(value).__name__}"

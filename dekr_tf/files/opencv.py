@@ -1,4 +1,4 @@
-"""OpenCV's settings, which hold for the whole process: changed while a call needs it, then as they were."""
+"""OpenCV's process-wide settings, changed while a call needs it and then restored."""
 
 import contextlib
 import threading
@@ -8,14 +8,14 @@ import cv2
 
 
 class Meanwhile(contextlib.AbstractContextManager):
-    """Gives a setting of the process another value while any thread is inside.
+    """Gives a process-wide setting another value while any thread is inside.
 
-    The first thread to enter sets it; the last one to leave puts back what was there.
+    The first thread to enter sets it; the last one to leave restores the value from before.
 
     Args:
         get: reads the setting.
         put: changes it.
-        value: to have meanwhile.
+        value: while a thread is inside.
     """
 
     def __init__(self, get: Callable[[], int], put: Callable[[int], object], value: int):
@@ -41,7 +41,7 @@ class Meanwhile(contextlib.AbstractContextManager):
 # The functions moved between OpenCV 4 and 5.
 _logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
 
-#: OpenCV works on the calling thread alone, for work that several threads do side by side already.
+#: OpenCV uses the calling thread alone, for work that several threads already do in parallel.
 one_thread = Meanwhile(cv2.getNumThreads, cv2.setNumThreads, 1)
-#: OpenCV logs nothing, for calls that report a broken file themselves.
+#: OpenCV logs nothing, for code that reports broken files itself.
 silent = Meanwhile(_logging.getLogLevel, _logging.setLogLevel, 0)

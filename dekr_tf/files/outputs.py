@@ -13,7 +13,7 @@ from pathlib import Path
 from dekr_tf.errors import InputError
 from dekr_tf.files.inputs import file_mode
 
-# What stops a write without naming the file: a full disk, a used-up quota, and `ulimit -f`.
+# Errors that stop a write without naming the file: a full disk, a used-up quota, and `ulimit -f`.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -22,10 +22,10 @@ def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[
 
     Args:
         outputs: all files that a command will write; None stands for an option that is not given.
-        inputs: all files that it reads. It is walked through only where an output exists already.
+        inputs: all files that it reads. They are iterated over only if an output exists already.
 
     Raises:
-        InputError: an output is a folder or cannot be written; or it is an input or another output, under whatever
+        InputError: an output is a folder or cannot be written; or it is an input or another output, even under another
             name.
     """
     names: dict[Path, str | os.PathLike] = {}
@@ -54,14 +54,13 @@ def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[
 def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path; what is written there becomes `path` when the block ends without an exception.
 
-    The temporary name keeps the suffix of `path`, since writers choose their format by it. Missing parent folders are
-    made. A link stays, and the file that it leads to is replaced. What cannot be replaced is written to: devices,
-    pipes, and files that something is mounted on, such as those that a container shares with its host.
-
-    So are this program's open files: `/dev/stdout`, `/dev/fd/3` and their like.
+    The temporary path keeps the file name, since writers choose their format by its suffix. Missing parent folders are
+    made. A link stays, and its target is replaced. What cannot be replaced is written in place: devices, pipes, mount
+    points such as a file that a container shares with its host, and this program's open files, `/dev/stdout`,
+    `/dev/fd/3` and the like.
 
     Raises:
-        InputError: `path` is a folder or cannot be written, or the disk is full.
+        InputError: `path` is a folder, cannot be written or is a pipe without a reader, or the disk is full.
     """
     target = _target(path)
     with _temporary_folder(path, target and target.parent) as folder:
@@ -74,14 +73,15 @@ def atomic_output(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_outputs(path: str | os.PathLike, *, folder: bool = False) -> Iterator[Path]:
     """As `atomic_output`, for a folder, or for a file with others beside it.
 
-    What lies beside the temporary path when the block ends comes to lie beside `path`.
+    Whatever lies beside the temporary path when the block ends is moved beside `path`.
 
     Args:
         path: of the folder or file.
         folder: whether it will be a folder.
 
     Raises:
-        InputError: as `atomic_output`; or `path` is a folder that is not empty, or a file where there will be a folder.
+        InputError: as `atomic_output`; or `path` is a folder that is not empty, a file where a folder is to be made, or
+            one of this program's open files.
     """
     path = Path(path)
     if _open_file(path) is not None:
@@ -105,7 +105,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
-    """What two names of one file have in common; None where there is nothing that can be looked at."""
+    """Device and inode, which all names of a file share; None if `path` does not exist or cannot be looked up."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -114,10 +114,10 @@ def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
 
 
 def _target(path: str | os.PathLike) -> Path | None:
-    """The file that an output replaces, past all links; None for a device, a pipe or an open file, which it goes to.
+    """The file that an output replaces, with links resolved; None for what is written in place instead.
 
     Raises:
-        InputError: it is a folder, or cannot be looked at.
+        InputError: it is a folder, or cannot be looked up.
     """
     try:
         mode = os.stat(path).st_mode
@@ -131,7 +131,7 @@ def _target(path: str | os.PathLike) -> Path | None:
 
 
 def _open_file(path: str | os.PathLike) -> int | None:
-    """The descriptor of this program that a path stands for; None for any other path."""
+    """The open file descriptor of this process that a path names; None for any other path."""
     path = os.path.abspath(path)
     for _ in range(40):  # As far as Linux follows links.
         folder, name = os.path.split(path)
@@ -145,7 +145,7 @@ def _open_file(path: str | os.PathLike) -> int | None:
 
 
 def _check_folder(folder: Path, path: str | os.PathLike, names: Container[Path]) -> None:
-    """Makes sure that an output, or one of those in `names`, can be written in its folder, which may be missing."""
+    """Makes sure that `path` can be written in `folder`, which may be missing but not be one of the outputs `names`."""
     nearest = next(each for each in (folder, *folder.parents) if each in names or os.path.lexists(each))
     if nearest in names or not nearest.is_dir():
         raise InputError(f"cannot write {path}: expected a folder. Received: the file {nearest}")
@@ -155,14 +155,14 @@ def _check_folder(folder: Path, path: str | os.PathLike, names: Container[Path])
 
 @contextlib.contextmanager
 def _temporary_folder(path: str | os.PathLike, parent: Path | None) -> Iterator[Path]:
-    """Yields a folder to prepare the output `path` in, and removes it.
+    """Yields a folder to prepare the output `path` in, and removes it afterwards.
 
-    An error of the block becomes one of this output if it is about a file in the folder, or names no file and can only
-    be one of writing; others, such as those of reading another file, are left as they are.
+    An OSError of the block becomes an InputError about `path` if it names a file in the folder, or names none and can
+    only come from writing. Others, such as one from reading another file, pass through.
 
     Args:
-        path: for the errors.
-        parent: where the folder is made. Default: among the system's temporary files.
+        path: of the output, for the errors.
+        parent: where to make the folder. Default: among the system's temporary files.
     """
     with _cannot_write(path):
         if parent:
@@ -190,10 +190,10 @@ def _cannot_write(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _put(temporary: Path, target: Path) -> None:
-    """Brings what was prepared to its place."""
+    """Moves a prepared file or folder into place."""
     descriptor = _open_file(target)
     if descriptor is not None:
-        # What the program has printed comes first. Opened by name, the file would lose it.
+        # Earlier prints come first. Opening the file by its name would truncate it.
         sys.stdout.flush()
         with _cannot_write(target), open(temporary, "rb") as source, open(os.dup(descriptor), "wb") as sink:
             shutil.copyfileobj(source, sink)
@@ -204,7 +204,7 @@ def _put(temporary: Path, target: Path) -> None:
             os.replace(temporary, target)
             return
         except OSError as error:
-            # Something is mounted there, or a link leads to another disk.
+            # The target is a mount point, or a link leads to another disk.
             if error.errno not in (errno.EBUSY, errno.EXDEV):
                 raise
     with (

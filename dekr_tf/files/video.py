@@ -1,8 +1,8 @@
 """Reading video files and cameras frame by frame, and writing video files.
 
-FFmpeg, inside OpenCV, prints on standard error what it thinks of a file. It reads the environment variable
+FFmpeg, inside OpenCV, prints its complaints about a file to standard error. It reads the environment variable
 `OPENCV_FFMPEG_LOGLEVEL` when the process opens its first video, and never again. The command line sets it to -8, which
-is silence; this module leaves it alone.
+silences FFmpeg; this module leaves it alone.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from dekr_tf.files.outputs import atomic_output
 
 #: Files that count as videos, by suffix in lower case.
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
-#: Codec of the videos that are written, by suffix: what OpenCV itself can make everywhere.
+#: Codec of written videos by suffix: those that OpenCV can encode everywhere.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-#: Frames a second, where a source does not say.
+#: Frames per second, if a source does not say.
 DEFAULT_RATE = 25.0
 
 _CAMERA = re.compile(r"camera:(\d{1,4})")
@@ -49,12 +49,13 @@ class VideoReader:
 
     Attributes:
         size: (height, width) of the frames, which are turned upright as the file says.
-        frame_rate: frames a second that the source says; 25 where it says nothing.
-        frame_count: frames that the file says, more or less; None of a camera, or where it says nothing.
-        ended_early: after the last frame: a camera gave no more, or frames are missing by what the file says.
+        frame_rate: frames per second as the source says; 25 if that is nothing or no plausible rate.
+        frame_count: approximate number of frames from the file's header; None for a camera, or if it has none.
+        ended_early: known after the last frame: whether a camera stopped, or frames are missing by the file's header.
 
     Raises:
-        InputError: there is no such file or camera, the file is no video, or there is no frame in it.
+        InputError: there is no such file or camera, the file is not a video or has no frame, or its frames have more
+            than `images.MAX_PIXELS`.
     """
 
     def __init__(self, source: str | os.PathLike):
@@ -62,7 +63,7 @@ class VideoReader:
         camera = _CAMERA.fullmatch(self.source)
         if not camera and not is_file(self.source):
             raise InputError(f"expected a video file. Received: {source}, which is not there")
-        # Of files, no other reader than FFmpeg: some print to standard error.
+        # FFmpeg reads all files, since some of OpenCV's other readers print to standard error.
         with silent:
             self._capture = (
                 cv2.VideoCapture(int(camera[1])) if camera else cv2.VideoCapture(self.source, cv2.CAP_FFMPEG)
@@ -72,7 +73,7 @@ class VideoReader:
                 raise InputError(f"expected a camera that can be opened, camera:0 is the first. Received: {source}")
             raise InputError(f"expected a video file. Received: {source}, which cannot be read as a video")
         if camera:
-            # A frame that waited while others were looked at would be an old one.
+            # A frame that waits in a buffer is out of date when it is read.
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         height, width = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         check_pixels((height, width), f"video {source}")
@@ -99,7 +100,7 @@ class VideoReader:
         """The frames until the source ends.
 
         Yields:
-            Seconds since the start of the file, or since the camera was opened, more with every frame; and the frame,
+            Seconds since the start of the file, or since the camera was opened, strictly increasing; and the frame,
             (H, W, 3) uint8 RGB.
 
         Raises:
@@ -116,7 +117,7 @@ class VideoReader:
                 )
             yield seconds, frame
             self._next = self._read()
-        # By time, as some files hold fewer frames, each for longer, than their rate and duration make. One is rounding.
+        # Compared by time, since some files hold fewer, longer frames than rate and duration imply. One is rounding.
         interval = seconds / (count - 1) if count > 1 else 1 / self.frame_rate
         duration = (self.frame_count or 0) / self.frame_rate
         self.ended_early = self._start is not None or duration - seconds > 2.5 * interval
@@ -128,7 +129,7 @@ class VideoReader:
             return None
         file_time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         seconds = file_time if self._start is None else time.monotonic() - self._start
-        # Some files say no time, or the same for all frames.
+        # Some files have no timestamps, or the same for all frames.
         self._seconds = seconds if seconds > self._seconds else self._seconds + 1 / self.frame_rate
         return self._seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
@@ -139,16 +140,16 @@ def write_video(path: str | os.PathLike, size: tuple[int, int], frame_rate: floa
 
     Args:
         path: of the file: .mp4 (MPEG-4) or .avi (Motion JPEG, larger).
-        size: (height, width) of the frames. Of an odd side, the last row or column may be left out.
-        frame_rate: frames a second, > 0.
+        size: (height, width) of the frames. If a side is odd, the last row or column may be left out.
+        frame_rate: frames per second, > 0.
 
     Yields:
-        A function that adds a frame, (H, W, 3) uint8 RGB, and takes the seconds at which it is to be seen; without
-        them it follows the frame before. Since the file has one rate, a frame is repeated until the next one is due,
-        and left out where that is due at the same time.
+        A function that adds a frame, (H, W, 3) uint8 RGB, and takes the time at which it appears, in seconds; without a
+        time it follows the frame before. Since the file's rate is constant, a frame is repeated until the next one is
+        due, and dropped if that is due at the same time.
 
     Raises:
-        InputError: another suffix, or the file cannot be written.
+        InputError: the suffix is another, OpenCV cannot encode such frames, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in CODECS:
@@ -185,7 +186,7 @@ def write_video(path: str | os.PathLike, size: tuple[int, int], frame_rate: floa
         finally:
             with silent:
                 writer.release()
-        # The writer says nothing when the disk is full.
+        # The writer does not report a full disk.
         with silent:
             capture = cv2.VideoCapture(opencv_name(temporary), cv2.CAP_FFMPEG)
             readable = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0

@@ -1,4 +1,4 @@
-"""Times a detector step by step, and says what loading its model takes."""
+"""Times a detector step by step, and measures the start of its model."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 
 from dekr_tf.inference.detector import PoseDetector
 
-#: What is timed: the detector's steps `preprocessor`, `run_network` and `decode`, and their sum.
+#: The stages that are timed: the detector's `preprocessor`, `run_network` and `decode`, and their sum.
 STAGES = "preprocess", "network", "decode", "all"
 
 
@@ -20,19 +20,20 @@ def start(
 ) -> tuple[PoseDetector, dict[str, Any]]:
     """Loads a model and runs it until it is warm.
 
-    What it takes is that of this process: libraries which were imported before are not counted again.
+    Time and memory are those of this process: libraries that it imported before do not count again.
 
     Args:
         model: path of any model that `PoseDetector` reads.
         image: (H, W, 3) uint8 RGB.
         threads: of the engine, as for `PoseDetector`.
-        warmup: how often to look at the image after the first time.
+        warmup: how often to run on the image after the first time.
 
     Returns:
-        The detector, and what the start took: `model`, the path; `file_bytes`, of the file or all in the folder;
+        The detector, and a report of the start: `model`, the path; `file_bytes`, of the file or all in the folder;
         `input`, height and width of the network's input; `load_ms`; `first_image_ms`, in which engines still allocate
-        or compile; `memory_bytes`, the growth of this process's resident memory over all of it, on systems without
-        /proc of its peak; `people` found; and, of a `.tflite` file, `undelegated`, the operators that no delegate took.
+        or compile; `memory_bytes`, the growth of this process's resident memory over all of it, or of its peak on
+        systems without /proc; `people` found; and, for a `.tflite` file, `undelegated`, the operators that no delegate
+        took.
 
     Raises:
         InputError: the model cannot be read or run.
@@ -61,12 +62,12 @@ def start(
 
 
 def time_stages(detectors: Sequence[PoseDetector], image: np.ndarray, rounds: int) -> np.ndarray:
-    """Times the steps from an image to its people; the detectors take turns, so that a change of speed meets all.
+    """Times the steps from an image to its people; the detectors take turns, so that changes of speed affect all.
 
     Args:
         detectors: D, warm.
         image: (H, W, 3) uint8 RGB.
-        rounds: how often each looks at the image.
+        rounds: how often each detector runs on the image.
 
     Returns:
         (rounds, D, 4) milliseconds, in the order of `STAGES`.
@@ -94,9 +95,9 @@ def summarize(times: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> dict[str, dict[str, float]]:
-    """The second detector's time as a multiple of the first's, of (rounds, 4) milliseconds each, by stage.
+    """The second detector's time as a multiple of the first's, from (rounds, 4) milliseconds each, by stage.
 
-    Each round gives one ratio; of these the median and, as their range, 10th and 90th percentile.
+    Each round gives one ratio; the result has their median and, as their range, their 10th and 90th percentiles.
     """
     ratios = second / first
     return {
@@ -106,7 +107,7 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict[str, dict[str, float]
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process; where there is no /proc, its peak so far."""
+    """Resident memory of this process; on systems without /proc, its peak so far."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -16,13 +16,13 @@ class MapDecoder(Engine):
     """An engine that finds the candidates in the maps of another one, in NumPy.
 
     Args:
-        network: engine of the network, which gives a heatmap (B, h, w, K + 1), the center last, and an offset map
-            (B, h, w, 2 K), grid minus keypoint in map pixels; or, with `head`, the features (B, h, w, C) that enter the
-            branches of the offset head.
+        network: engine of the network, which outputs a heatmap (B, h, w, K + 1), the center last, and an offset map
+            (B, h, w, 2 K), grid minus keypoint in map pixels; or, with `head`, instead of that the features
+            (B, h, w, C) that enter the branches of the offset head.
         sidecar: settings of the network.
         flip: flip test: the network gets twice as many images, the mirrored ones last.
-        heatmap: give the heatmap too.
-        head: the offset head's weights of `models.folding.fold_offset_head`, to evaluate it at the centers.
+        heatmap: return the heatmap too.
+        head: weights from `models.folding.fold_offset_head`, to evaluate the offset head at the centers.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MapDecoder(Engine):
         self.head = head
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The maps of (B, H, W, 3), with flip test of 2 B images; see `Engine`."""
+        """The maps of images (B, H, W, 3), with flip test those of 2 B images; see `Engine`."""
         return self.network.run(np.concatenate([images, mirror_input(images)]) if self.flip else images)
 
     def undelegated_operators(self) -> dict[str, int] | None:

@@ -16,9 +16,9 @@ from dekr_tf.poses import Poses
 
 
 class OffsetMap(Protocol):
-    """An offset map (h, w, 2 K), grid minus keypoint in map pixels, x and y in turn: an array, or what acts as one.
+    """An offset map (h, w, 2 K), grid minus keypoint in map pixels, x and y alternating: an array, or a stand-in.
 
-    `sparse_head.SparseOffsetMap` computes the cells that are asked for and no others.
+    `sparse_head.SparseOffsetMap` computes only the cells that are read.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ def decode_maps(
     mirrored: tuple[np.ndarray, OffsetMap] | None = None,
     flip_indices: Sequence[int] | None = None,
 ) -> Poses:
-    """Decodes the maps of one image: `find_candidates`, then `select_poses`.
+    """Decodes the maps of one image: `find_candidates`, which explains the arguments, then `select_poses`.
 
     Returns:
         Poses in pixels of the network's input.
@@ -57,9 +57,9 @@ def find_candidates(
 
     Args:
         heatmap: (h, w, K + 1) keypoint scores, the center last.
-        offset: (h, w, 2 K) grid minus keypoint in map pixels, x and y in turn.
+        offset: (h, w, 2 K) grid minus keypoint in map pixels, x and y alternating.
         config: which centers count.
-        mirrored: heatmap and offset that the network gave for `mirror_input` of the same input.
+        mirrored: the network's heatmap and offset for `mirror_input` of the same input.
         flip_indices: `KeypointSchema.flip_indices`, needed with `mirrored`.
 
     Returns:
@@ -78,7 +78,7 @@ def find_candidates(
         other[..., 0] = width - 1 - other[..., 0]
         with np.errstate(invalid="ignore"):
             keypoints = (keypoints + other) / 2
-    # A network that overflows gives infinite offsets, or none at all: such people are nowhere.
+    # A network that overflows outputs infinite or NaN offsets: such candidates have no position.
     finite = np.isfinite(keypoints).all(axis=(1, 2))
     keypoints, center_scores = keypoints[finite] * OUTPUT_STRIDE, center_scores[finite]
     return keypoints, center_scores[:, None] * heat_values(heatmap[..., :-1], keypoints), center_scores
@@ -92,12 +92,11 @@ def select_poses(
     Args:
         keypoints: (N, K, 2) x, y in pixels of the network's input, best center first.
         keypoint_scores: (N, K), center score times heat value.
-        center_scores: (N,); a candidate of zero is none, and so is one with a value that is not finite.
+        center_scores: (N,); candidates with a score of zero, or with values that are not finite, do not count.
         config: thresholds of pose NMS, and how many people may remain.
 
     Returns:
-        Those that remain; where they are too many, which takes several scales, the ones with the highest mean heat
-        value.
+        The remaining poses; if they are too many, which takes several scales, those with the highest mean heat value.
     """
     kept = kept_candidates(keypoints, keypoint_scores, center_scores, config)
     keypoints, keypoint_scores = keypoints[kept], keypoint_scores[kept]
@@ -122,7 +121,7 @@ def kept_candidates(
 def discount_scores(
     keypoints: np.ndarray, keypoint_scores: np.ndarray, config: DecoderConfig, oks_sigmas: Sequence[float]
 ) -> np.ndarray:
-    """Multiplies keypoint scores by the similarity that `config.keypoint_error` leaves to expect; 0 changes nothing.
+    """Multiplies keypoint scores by the similarity to expect with errors of `config.keypoint_error`; 0: unchanged.
 
     Args:
         keypoints: (N, K, 2) x, y in pixels of the network's input.
@@ -141,14 +140,14 @@ def discount_scores(
 def find_centers(
     center_map: np.ndarray, *, max_people: int, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells of the center map that are the highest of their neighborhood.
+    """Cells of the center map that are the highest in their neighborhood.
 
-    The neighborhood grows with the map: 3x3, 5x5 where the mean of the sides is over 200, 7x7 over 300.
+    The neighborhood grows with the map: 3x3 cells, 5x5 if the mean of the sides is over 200, 7x7 if over 300.
 
     Args:
         center_map: (h, w).
-        max_people: of the highest, at most this many.
-        threshold: a center must be above it.
+        max_people: at most this many centers, the highest.
+        threshold: a center's score must be above it.
 
     Returns:
         rows (N,), columns (N,) and scores (N,), highest first.
@@ -167,7 +166,7 @@ def regress_keypoints(offset: OffsetMap, rows: np.ndarray, columns: np.ndarray) 
     """The keypoints that the given cells point to.
 
     Args:
-        offset: (h, w, 2 K) grid minus keypoint in map pixels, x and y in turn.
+        offset: (h, w, 2 K) grid minus keypoint in map pixels, x and y alternating.
         rows, columns: (N,) cells.
 
     Returns:
@@ -181,7 +180,7 @@ def mirror_input(images: np.ndarray) -> np.ndarray:
     """Mirrors network inputs for the flip test.
 
     Map cells sample every fourth pixel, from the left. For those of the mirrored image to fall on the same pixels, it
-    is shifted left by the stride minus one; the columns that this leaves over repeat what they held.
+    is shifted left by the stride minus one; the last columns keep their content.
 
     Args:
         images: (B, H, W, 3).
@@ -196,7 +195,7 @@ def average_heatmaps(heatmap: np.ndarray, mirrored: np.ndarray, flip_indices: Se
 
     Args:
         heatmap, mirrored: (h, w, K + 1), the center last.
-        flip_indices: K channels that a mirrored keypoint changes to.
+        flip_indices: `KeypointSchema.flip_indices`.
     """
     return (heatmap + mirrored[:, ::-1, [*flip_indices, len(flip_indices)]]) / 2
 
@@ -206,13 +205,13 @@ def heat_values(
 ) -> np.ndarray:
     """The heatmap's value at each keypoint.
 
-    It is that of the heatmap brought to input size (bilinear, cell i at input pixel 4 i, borders replicated) at the
-    pixel that the keypoint falls in, or at the nearest pixel of the input. Only the four cells about it are read.
+    It is the value of the heatmap, upsampled to input size (bilinear, cell i at input pixel 4 i, borders replicated),
+    at the pixel that the keypoint falls in, or at the nearest pixel of the input. Only four cells about it are read.
 
     Args:
         heatmap: (h, w, K).
-        keypoints: (N, K, 2) x, y in pixels of the network's input.
-        scale: of the multi-scale test: the map is that of an input so many times as large, cell i at pixel 4 i / scale.
+        keypoints: (N, K, 2) x, y in pixels of the network's input at scale 1.
+        scale: of the multi-scale test: the map's input is `scale` times as large, with cell i at pixel 4 i / scale.
         input_size: (height, width) of the input at scale 1; default: four times that of the map.
 
     Returns:
@@ -232,15 +231,15 @@ def heat_values(
 
 
 def cells_about(pixels: np.ndarray, cells: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Between which two cells of a map's row or column pixels of the input lie.
+    """The two cells of a map's row or column that each pixel of the input lies between.
 
     Args:
         pixels: whole numbers, not negative.
-        cells: of the row or column.
+        cells: number of cells of the row or column.
         scale: cell i lies at pixel 4 i / scale.
 
     Returns:
-        The cell before and the one after, the last one where there is none, and how far between them the pixel is.
+        The cell before and the one after, or twice the last one, and how far between them the pixel is, 0 to 1.
     """
     position = pixels * (scale / OUTPUT_STRIDE)
     before = np.minimum(position.astype(np.intp), cells - 1)

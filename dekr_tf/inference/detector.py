@@ -89,7 +89,7 @@ class PoseDetector:
         match: bool = False,
         nms_threshold: float | None = None,
     ):
-        # Before the model is opened, which takes seconds.
+        # Checked before the model is opened, which takes seconds.
         check_input_size(input_size)
         if nms_threshold is not None and not (math.isfinite(nms_threshold) and nms_threshold > 0):
             raise InputError(f"NMS threshold: expected a positive number. Received: {nms_threshold}")
@@ -120,7 +120,7 @@ class PoseDetector:
         """Finds the people in one photo.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
+            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright by its EXIF orientation.
 
         Returns:
             Poses in pixels of the (upright) photo, with the model's skeleton.
@@ -139,7 +139,7 @@ class PoseDetector:
                 gets twice as many at once.
 
         Returns:
-            What each photo alone would give, in the order of the photos.
+            The poses that each photo alone would have, in the order of the photos.
 
         Raises:
             InputError: as for a single photo.
@@ -156,7 +156,7 @@ class PoseDetector:
         return [found[index] for index in range(len(inputs))]
 
     def stream(self, source: str | os.PathLike | VideoReader) -> Iterator[VideoFrame]:
-        """Finds the people in a video file, or in what a camera sees, frame by frame.
+        """Finds the people in a video file or a camera's stream, frame by frame.
 
         The source is closed after the last frame, or when the iterator is closed or garbage collected.
 
@@ -167,7 +167,7 @@ class PoseDetector:
             An iterator over the frames, each of which is read when its turn comes.
 
         Raises:
-            InputError: there is no such file or camera, or the file is no video; later, as for a single photo.
+            InputError: there is no such file or camera, or the file is not a video; later, as for a single photo.
         """
         return self._frames(source if isinstance(source, VideoReader) else VideoReader(source))
 
@@ -192,11 +192,11 @@ class PoseDetector:
         return [self.engine.run(images) for images in inputs]
 
     def decode(self, outputs: Sequence[tuple[np.ndarray, ...]], placements: Sequence[Placement]) -> list[Poses]:
-        """Finds the people in what the network gave, the last step, in NumPy.
+        """Finds the people in the network's outputs, the last step, in NumPy.
 
         Args:
             outputs: of `run_network`, for B images.
-            placements: of these, all of one size.
+            placements: of these images, all of one size.
 
         Returns:
             Poses of each photo, in its pixels.
@@ -224,7 +224,7 @@ class PoseDetector:
         return people
 
     def _select(self, views: Sequence[View], size: tuple[int, int]) -> Poses:
-        """The people in one photo, of what was found at each scale, in pixels of the network's input at scale 1."""
+        """The people in one photo, from its views at all scales, in pixels of the network's input at scale 1."""
         poses = select_poses(*merge_views(views, size, self.decoder.multi_scale_damping), self.decoder)
         if self.match:
             heatmaps = mean_heatmaps(views, size)

@@ -16,39 +16,39 @@ from dekr_tf.processors import available_processors
 if TYPE_CHECKING:
     import keras
 
-#: Outputs of a network that finds the people itself,
+#: Outputs of a network that ends at final poses.
 FINAL = "keypoints", "scores", "num_poses"
-#: of one that finds the candidate poses,
+#: Outputs of a network that ends at candidate poses.
 POSES = "keypoints", "keypoint_scores", "center_scores"
-#: of one that ends at the maps,
+#: Outputs of a network that ends at the maps.
 MAPS = "heatmap", "offset"
-#: and of one that ends before the branches of the offset head.
+#: Outputs of a network that ends before the branches of the offset head.
 FEATURES = "heatmap", "features"
 
-#: Packages with LiteRT's `interpreter` module. The second is the retired one, all there is for 32-bit Raspberry Pi.
+#: Packages with LiteRT's `interpreter` module. The second one is retired, but the only one for 32-bit Raspberry Pi.
 LITERT = "ai_edge_litert", "tflite_runtime"
 
-#: What a SavedModel's signature for arrays is called, by its input type.
+#: Name of a SavedModel's signature for arrays, by its input type.
 SAVED_MODEL_SIGNATURES = {"float32": "serving_default", "uint8": "uint8"}
 
 
 class Engine(Protocol):
     """Runs a network, and finds the candidate poses in its outputs.
 
-    A network that finds them itself needs `run` only, and so does one that gives final poses (the sidecar's
-    `artifact.final`), which go past `candidates`. An engine of a network that ends at the maps goes into a
-    `candidates.MapDecoder`, which is an engine too.
+    A network that ends at candidates needs `run` only, and so does one that ends at final poses (the sidecar's
+    `artifact.final`), which skip `candidates`. A `candidates.MapDecoder`, itself an engine, wraps the engine of a
+    network that ends at the maps.
     """
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Runs the network.
 
         Args:
-            images: (B, H, W, 3) float32 RGB, normalized with the sidecar's mean and std, or uint8 where the sidecar's
+            images: (B, H, W, 3) float32 RGB, normalized with the sidecar's mean and std, or uint8 if the sidecar's
                 artifact says so; H and W multiples of 32.
 
         Returns:
-            The outputs of the network, float32: what `candidates` takes. Of final poses: keypoints (B, N, K, 3), x and
+            The outputs of the network, float32, which `candidates` takes. Or final poses: keypoints (B, N, K, 3), x and
             y in pixels of the images and score; pose scores (B, N), best first; and the number of poses (B,) int32.
         """
 
@@ -57,14 +57,13 @@ class Engine(Protocol):
 
         Returns:
             keypoints (B, N, K, 2), x and y in pixels of the images; keypoint scores (B, N, K), center score times heat
-            value; center scores (B, N), in descending order, zero where there are no more candidates. An engine that
-            was opened with `heatmap` returns it as the fourth, (B, h, w, K + 1), the center last, with flip test the
-            mean. All float32.
+            value; center scores (B, N), in descending order, zero after the last candidate. An engine that was opened
+            with `heatmap` also returns that, (B, h, w, K + 1), the center last, with flip test the mean. All float32.
         """
         return outputs
 
     def undelegated_operators(self) -> dict[str, int] | None:
-        """Operators that no delegate took, where the engine has delegates: see `LiteRTEngine`."""
+        """Operators that no delegate took, if the engine has delegates: see `LiteRTEngine`."""
         return None
 
 
@@ -84,11 +83,11 @@ class FunctionEngine(Engine):
 
 
 class KerasEngine(Engine):
-    """Runs a Keras model, with TensorFlow as one graph for all image sizes.
+    """Runs a Keras model; on TensorFlow, in one graph for all image sizes.
 
     Args:
         model: takes (B, H, W, 3), returns a dict.
-        outputs: what of the dict to return, in this order.
+        outputs: keys of the dict to return, in this order.
     """
 
     def __init__(self, model: "keras.Model", outputs: Sequence[str]):
@@ -101,7 +100,7 @@ class KerasEngine(Engine):
             return model(images, training=False)
 
         if keras.backend.backend() == "tensorflow":
-            # Not `Model.predict_on_batch`: it compiles with XLA, anew for each image size.
+            # `Model.predict_on_batch` would compile with XLA, anew for each image size.
             import tensorflow as tf
 
             infer = tf.function(infer, input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
@@ -117,12 +116,12 @@ class LiteRTEngine(Engine):
     """Runs a `.tflite` file on the CPU, image by image.
 
     Args:
-        path: of the file. It has a signature for each size of its input.
-        outputs: names of what to return, in this order.
+        path: of the file, which has a signature for each size of its input.
+        outputs: names of the outputs to return, in this order.
         threads: by default `processors.available_processors`.
 
     Raises:
-        InputError: the file is damaged, or has other outputs; or no LiteRT is installed.
+        InputError: the file is damaged, has other inputs or lacks outputs; or LiteRT is not installed.
     """
 
     def __init__(self, path: Path, outputs: Sequence[str], threads: int | None = None):
@@ -139,7 +138,7 @@ class LiteRTEngine(Engine):
                 raise InputError(f"{path}: expected an input image. Received: {signature['inputs']} of {name}")
             _check_outputs(path, outputs, signature["outputs"])
         self._runners = {}
-        # An interpreter works in memory of its own, for one caller at a time.
+        # An interpreter has one set of tensors, for one caller at a time.
         self._lock = threading.Lock()
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -149,24 +148,24 @@ class LiteRTEngine(Engine):
                 runner = self._runner(images.shape[1:3])
                 values = [runner(image=image[None]) for image in images]
         except (ValueError, RuntimeError) as error:
-            # Memory for its tensors is only taken here, and operators that are not known are only found here.
+            # LiteRT allocates tensors, and detects unknown operators, only here.
             raise InputError(f"{self._path} cannot be run: {_line(error)}") from error
         return tuple(np.concatenate([each[name] for each in values]) for name in self._outputs)
 
     def undelegated_operators(self) -> dict[str, int] | None:
-        """Operators that run one by one, since no delegate such as XNNPACK took them, by name with their number.
+        """Counts, by name, the operators that no delegate such as XNNPACK took.
 
-        They are those of the first signature, and known after the first image. LiteRT lists the operators that a
-        delegate replaced as well, so the graph is walked from its outputs.
+        They are those of the first signature, and known after the first image. LiteRT also lists the operators that a
+        delegate replaced, so the graph is walked from its outputs.
 
         Returns:
-            The most frequent first; None if this version of LiteRT does not say.
+            The most frequent first; None if this version of LiteRT does not tell.
         """
-        # There is no public form of it.
+        # There is no public API for this.
         list_operators = getattr(self._interpreter, "_get_ops_details", None)
         if list_operators is None:
             return None
-        # Delegates come last in the list, and replace what made the same tensors.
+        # Delegates come last in the list, and replace the operators that made the same tensors.
         producers = {tensor: operator for operator in list_operators() for tensor in operator["outputs"].tolist()}
         tensors = [output["index"] for output in self._interpreter.get_output_details()]
         needed = {}
@@ -192,7 +191,7 @@ class OnnxEngine(Engine):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_processors()
-        # Errors only: it warns of an attribute of every nearest enlarging that tf2onnx writes.
+        # Errors only: it warns about an attribute of every nearest-neighbor upsampling that tf2onnx writes.
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -214,11 +213,11 @@ class SavedModelEngine(Engine):
 
     Args:
         path: of the folder.
-        outputs: names of what to return, in this order.
+        outputs: names of the outputs to return, in this order.
         input_type: of the images, `float32` or `uint8`.
 
     Raises:
-        InputError: the folder is no SavedModel, is damaged, or has other outputs.
+        InputError: the folder is not a SavedModel, is damaged, or lacks the signature or outputs.
     """
 
     def __init__(self, path: Path, outputs: Sequence[str], input_type: str):
@@ -227,7 +226,7 @@ class SavedModelEngine(Engine):
         try:
             # Kept, since the variables live as long as it does.
             self._model = tf.saved_model.load(str(path))
-        except Exception as error:  # Damage shows in every kind of error that TensorFlow has.
+        except Exception as error:  # On a damaged model, TensorFlow can raise almost any exception.
             raise InputError(f"{path} is no SavedModel, or it is damaged: {_line(error)}") from error
         name = SAVED_MODEL_SIGNATURES[input_type]
         self._function = self._model.signatures.get(name)
@@ -248,7 +247,7 @@ def _litert():
     for package in LITERT:
         try:
             with warnings.catch_warnings():
-                # The retired package warns of what it imports itself.
+                # The retired package warns about its own imports.
                 warnings.simplefilter("ignore")
                 return importlib.import_module(f"{package}.interpreter")
         except ModuleNotFoundError as error:

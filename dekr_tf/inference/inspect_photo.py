@@ -1,4 +1,4 @@
-"""What a network sees in a photo, to draw it: its input, the heatmap and the centers of the people."""
+"""The intermediate results of a photo, for drawings: the network's input, the heatmap and the people's centers."""
 
 from dataclasses import dataclass
 
@@ -23,11 +23,11 @@ class Inspection:
 
     Attributes:
         photo: (H, W, 3) uint8 RGB.
-        pixels: (h, w, 3) float32, the network's input.
+        pixels: (h, w, 3) float32, the network's input, normalized.
         placement: of the photo in it.
-        heatmap: (h / 4, w / 4, K + 1).
+        heatmap: (h / 4, w / 4, K + 1), the center last.
         rows, columns: (N,) cells of the people's centers.
-        keypoints: (N, K, 2) of the people, in pixels of the photo.
+        keypoints: (N, K, 2) x, y of the people, in pixels of the photo.
     """
 
     photo: np.ndarray
@@ -40,11 +40,11 @@ class Inspection:
 
     @property
     def centers(self) -> np.ndarray:
-        """(N, 2) in pixels of the photo."""
+        """(N, 2) x, y of the people's centers, in pixels of the photo."""
         return self.placement.to_photo(np.stack([self.columns, self.rows], axis=-1) * OUTPUT_STRIDE)
 
     def warped(self, maps: np.ndarray, stride: int) -> np.ndarray:
-        """Maps (C, h, w), with a cell at each `stride` pixels of the network's input, on the photo: (C, H, W)."""
+        """Maps (C, h, w), with a cell every `stride` pixels of the network's input, warped to the photo: (C, H, W)."""
         matrix = invert(self.placement.transform) @ np.diag([stride, stride, 1.0])
         height, width = self.photo.shape[:2]
         warped = [cv2.warpAffine(each, matrix, (width, height), flags=cv2.INTER_LINEAR) for each in maps]
@@ -52,18 +52,18 @@ class Inspection:
 
 
 def inspect_photo(photo: np.ndarray, detector: PoseDetector, min_score: float) -> Inspection:
-    """Keeps what lies between a photo and the poses in it, which `PoseDetector` does not return.
+    """Finds people and keeps the intermediate results, which `PoseDetector` does not return.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
-        detector: opened with `dense`, without flip test.
+        detector: opened with `dense`, without flip test, at scale 1 only.
         min_score: people with a lower pose score are left out.
     """
     decoder = detector.sidecar.decoder
     (pixels,), placement = detector.preprocessor(photo)
     heatmap, offset = (maps[0] for maps in detector.engine.run(pixels[None]))
     rows, columns, _ = find_centers(heatmap[..., -1], max_people=decoder.max_people, threshold=decoder.center_threshold)
-    # Others are no candidates.
+    # As `find_candidates` leaves out the others.
     finite = np.isfinite(regress_keypoints(offset, rows, columns)).all(axis=(1, 2))
     keypoints, keypoint_scores, center_scores = find_candidates(heatmap, offset, decoder)
     kept = kept_candidates(keypoints, keypoint_scores, center_scores, decoder)

@@ -1,7 +1,7 @@
 """Matching: moves regressed keypoints to the closest peaks of the heatmaps (paper, Table 6).
 
-A keypoint takes the place of the closest peak of its heatmap; then a Gaussian is fitted to the heatmap around it, and
-its top is the keypoint. Positions are in pixels of the network's input, as are the maps. Follows the reference's
+A keypoint moves to the closest peak of its heatmap; then a Gaussian is fitted to the heatmap around it, and the
+keypoint moves to its top. Positions are in pixels of the network's input, as are the maps. Follows the reference's
 lib/core/match.py.
 """
 
@@ -14,21 +14,21 @@ import numpy as np
 
 from dekr_tf.poses import Poses
 
-#: Peaks farther from a keypoint, pixels, are somebody else's.
+#: Peaks this many pixels or more from a keypoint belong to somebody else.
 MATCH_DISTANCE = 75.0
-#: A peak is the highest value within so many pixels, per axis.
+#: A peak is the highest value within this many pixels along each axis.
 PEAK_RADIUS = 2
-#: The Gaussian is fitted to the pixels up to this far from the keypoint, per axis.
+#: The Gaussian is fitted to the pixels up to this far from the keypoint along each axis.
 PATCH_RADIUS = 6
-#: Keypoints of no higher score are not refined.
+#: A keypoint is refined if its score is above this.
 MIN_REFINED_SCORE = 0.05
-#: Standard deviation, pixels, that a fit begins with.
+#: Standard deviation, in pixels, that a fit begins with.
 FIRST_SIGMA = 2.0
-#: A fit that leaves more of a patch's variation unexplained than this fraction has found no Gaussian there.
+#: A fit that leaves at least this fraction of a patch's variation unexplained has found no Gaussian there.
 MAX_UNEXPLAINED = 0.9
 #: A fit that takes more steps does not converge.
 MAX_STEPS = 30
-#: A fit has converged when a step moves its top by less than this, pixels.
+#: A fit has converged when a step moves its top by fewer pixels than this along each axis.
 LAST_STEP = 1e-4
 
 
@@ -37,20 +37,19 @@ def match_keypoints(
 ) -> Poses:
     """Moves keypoints to peaks of their heatmaps and refines them; scores stay.
 
-    A keypoint stays where it was when no peak lies within `MATCH_DISTANCE`, and on the peak when the fit does not
-    converge.
+    A keypoint stays where it was if no peak lies within `MATCH_DISTANCE`, and on the peak if the fit does not converge.
 
     Args:
         poses: in pixels of the network's input.
-        heatmaps: K maps (H, W) of input size, one a keypoint.
-        max_peaks: only so many peaks of a map count, the highest.
-        border: what of a patch that the map's border cuts: `cut`: the Gaussian is fitted to what is left of it;
-            `reference`: its pixels are read as if rows were columns, as the reference does, which moves keypoints near
-            the border by some pixels to wherever.
+        heatmaps: K maps (H, W) of input size, one for each keypoint.
+        max_peaks: at most this many peaks of a map count, the highest.
+        border: how to fit a patch that the map's border cuts. `cut` uses the part inside; `reference` reads its pixels
+            as if rows were columns, as the reference does, which displaces keypoints near the border by arbitrary
+            amounts.
     """
     keypoints = poses.keypoints.copy()
     side = 2 * PATCH_RADIUS + 1
-    # By keypoint: persons' rows in `keypoints`, and what the fit needs.
+    # For each patch: the people and the keypoint that it is for, and what the fit needs.
     people, patches, extents, starts, corners = [], [], [], [], []
     for index, heatmap in enumerate(heatmaps):
         _move_to_peaks(keypoints[:, index], find_peaks(heatmap, max_peaks))
@@ -85,10 +84,10 @@ def find_peaks(heatmap: np.ndarray, count: int) -> np.ndarray:
 
     Args:
         heatmap: (H, W) float32.
-        count: of the highest, at most this many.
+        count: at most this many peaks.
 
     Returns:
-        (N, 2) x, y, highest first.
+        (N, 2) int x, y, highest first.
     """
     highest = cv2.dilate(heatmap, np.ones((2 * PEAK_RADIUS + 1,) * 2, np.uint8))
     rows, columns = np.nonzero((heatmap == highest) & (heatmap > 0))
@@ -109,12 +108,12 @@ def _move_to_peaks(keypoints, peaks):
 def fit_gaussians(patches: np.ndarray, extents: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fits A exp(-((y - y0)^2 + (x - x0)^2) / (2 s^2)) to each patch, by least squares, all at once.
 
-    Levenberg and Marquardt's method on A, y0, x0 and s, from the patch's value at the start and `FIRST_SIGMA`. The
-    Gaussian is a product of one of rows and one of columns, so that all sums over pixels that a step needs come from
-    moments along the axes.
+    It runs the Levenberg-Marquardt method on A, y0, x0 and s, from the patch's value at the start and `FIRST_SIGMA`.
+    The Gaussian is a product of one over rows and one over columns, so all sums over pixels that a step needs come
+    from moments along the axes.
 
     Args:
-        patches: (P, S, S) values; what lies beyond the extent is not looked at.
+        patches: (P, S, S) values; those beyond the extent are ignored.
         extents: (P, 2) rows and columns of a patch that count, from the first on.
         starts: (P, 2) row and column of the pixel to start from.
 
@@ -132,7 +131,7 @@ def fit_gaussians(patches: np.ndarray, extents: np.ndarray, starts: np.ndarray) 
     with np.errstate(invalid="ignore"):
         variation = np.square(np.where(mask, patches - mean[:, None, None], 0)).sum(axis=(1, 2))
 
-    # From here on patches are the last axis, along which NumPy is fast.
+    # From here on, the patches are the last axis, along which NumPy is fast.
     fit = _Fit(np.ascontiguousarray(np.moveaxis(patches, 0, -1)), np.moveaxis(inside, 0, -1).astype(np.float64), energy)
     first = np.empty((4, count))
     first[0] = patches[np.arange(count), starts[:, 0], starts[:, 1]]
@@ -147,20 +146,20 @@ def fit_gaussians(patches: np.ndarray, extents: np.ndarray, starts: np.ndarray) 
             tops[active[done]] = fit.values[1:3, done].T
             cost[active[done]] = fit.cost[done]
             converged[active[done]] = True
-            # Of a slope, the top runs away for ever.
+            # On a slope, the fitted top diverges.
             fitting = ~done & (np.abs(fit.values[1:3] - side // 2).max(axis=0) < MATCH_DISTANCE)
             if not fitting.any():
                 break
             if not fitting.all():
                 active = active[fitting]
                 fit.keep(fitting)
-    # Of a flat patch, rounding is all that is left to explain.
+    # A flat patch has nothing but rounding errors to explain.
     converged &= (variation > 1e-10 * energy) & (cost < MAX_UNEXPLAINED * variation)
     return tops, converged & np.isfinite(tops).all(axis=1)
 
 
 class _Fit:
-    """Levenberg and Marquardt's method for many patches; every array has the patches along its last axis.
+    """The Levenberg-Marquardt method for many patches; every array has the patches along its last axis.
 
     Attributes:
         values: (4, P) A, y0, x0, s.
@@ -179,7 +178,7 @@ class _Fit:
         self.damping = np.full(values.shape[1], 1e-3)
 
     def keep(self, chosen):
-        """Goes on with the chosen patches alone."""
+        """Continues with the chosen patches (P,) bool alone."""
         for name, array in vars(self).items():
             setattr(self, name, np.compress(chosen, array, axis=-1))
 
@@ -204,7 +203,7 @@ class _Fit:
         self.normal = np.where(accepted, normal, self.normal)
         self.gradient = np.where(accepted, gradient, self.gradient)
         quality = gained / np.maximum(expected, 1e-300)
-        # A step that was not taken, or whose cost is no number, has a poor quality too.
+        # A rejected step, or one whose cost is NaN, has a poor quality too.
         factor = np.where(quality > 0.75, 0.3, np.where(quality >= 0.25, 1.0, 2.0))
         self.damping = np.clip(self.damping * factor, 1e-12, 1e12)
         return done
@@ -221,7 +220,7 @@ class _Fit:
         np.multiply(np.exp(np.square(distance) * (-0.5 * precision)), self.inside, out=across[0])
         np.multiply(across[0], distance, out=across[1])
         np.multiply(across[1], distance, out=across[2])
-        # Sums of g^2 u^i v^j over the patch, and below of the patch's values times g u^i v^j.
+        # Sums over the patch of g^2 u^i v^j, and below of its values times g u^i v^j.
         moments = np.empty((5, *values[1:3].shape))
         for index, moment in enumerate(moments):
             np.einsum("acp,acp->ap", across[index // 2], across[(index + 1) // 2], out=moment)
@@ -248,8 +247,8 @@ class _Fit:
 
 
 def _solve(matrix, right):
-    """x (4, P) of matrix (4, 4, P) x = right (4, P), for positive definite matrices."""
-    # Elimination needs no pivots there, and is several times faster than `np.linalg.solve` on so many small ones.
+    """Solves matrix (4, 4, P) x = right (4, P) for x (4, P); the matrices are positive definite."""
+    # Elimination needs no pivoting here, and is several times faster than `np.linalg.solve` on many small matrices.
     matrix, right = matrix.copy(), right.copy()
     size = len(right)
     for pivot in range(size - 1):

@@ -1,7 +1,7 @@
-"""Multi-scale test: what the network sees in a photo at several sizes becomes one set of candidates and one heatmap.
+"""Multi-scale test: merges the results for a photo at several sizes into one set of candidates and one heatmap.
 
 Follows the paper's section 4.1 and the reference's `aggregate_results` and `pose_nms` (lib/core). Here a scale may be
-any number: an input is scaled about its top left pixel and filled up on the right and below.
+any number: an input is scaled about its top left pixel and padded on the right and below.
 """
 
 import math
@@ -18,11 +18,11 @@ class View:
     """What the network found in one photo at one scale.
 
     Attributes:
-        scale: of the input, times that of scale 1.
+        scale: size of the input relative to that at scale 1.
         keypoints: (N, K, 2) x, y in pixels of the input at this scale, best center first.
         keypoint_scores: (N, K) center score times heat value of this scale.
         center_scores: (N,) zero where there is no candidate.
-        heatmap: (h, w, K + 1), the center last; may lack for one view at scale 1.
+        heatmap: (h, w, K + 1), the center last; a single view at scale 1 needs none.
     """
 
     scale: float
@@ -37,8 +37,8 @@ def merge_views(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The candidates of all scales, for `decoder.select_poses`.
 
-    Center scores of the other scales are brought to the highest of scale 1 and damped; the scale nearest to 1 takes its
-    place where it is not among them. Heat values are the mean of all scales.
+    Center scores of the other scales are rescaled to the same maximum as at scale 1, and damped; if 1 is not among the
+    scales, the nearest one takes its place. Heat values are the mean over all scales.
 
     Args:
         views: of one photo, largest scale first.
@@ -68,13 +68,13 @@ def merge_views(
 
 
 def mean_heatmaps(views: Sequence[View], size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The keypoints' heatmaps at input size, mean of all scales, one after another.
+    """The keypoints' heatmaps at input size, averaged over all scales, one after another.
 
     Args:
         views: of one photo.
         size: (height, width) of the network's input at scale 1.
 
-    Returns:
+    Yields:
         K maps (height, width) float32.
     """
     between = []
@@ -86,14 +86,14 @@ def mean_heatmaps(views: Sequence[View], size: tuple[int, int]) -> Iterator[np.n
     for index in range(views[0].heatmap.shape[-1] - 1):
         total = np.float32(0)
         for view, (rows, columns) in zip(views, between, strict=True):
-            # Columns first, while there are few rows; the rows of the larger map then lie as memory does.
+            # Columns first, while there are few rows; the rows of the larger map are then contiguous in memory.
             wide = np.ascontiguousarray(_upsample(view.heatmap[..., index].T, columns).T)
             total = total + _upsample(wide, rows)
         yield total / np.float32(len(views))
 
 
 def _upsample(heatmap, rows):
-    """(h, w) to as many rows as are given by `cells_about`."""
+    """Upsamples (h, w) to the rows that `cells_about` has placed between those of the map."""
     before, after, fraction = rows
     fraction = fraction.astype(np.float32)[:, None]
     return heatmap[before] * (1 - fraction) + heatmap[after] * fraction

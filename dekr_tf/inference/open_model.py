@@ -1,4 +1,4 @@
-"""From a model file, a Keras model or an engine to the engine that finds people with it."""
+"""Opens a model file, a Keras model or an engine as the engine that finds people with it."""
 
 import zipfile
 from collections.abc import Callable
@@ -29,8 +29,8 @@ from dekr_tf.weights import resolve
 if TYPE_CHECKING:
     import keras
 
-#: Name of the offset head's weights (`models.folding.fold_offset_head`) that go with a model that ends at the maps:
-#: inside a folder or a file that carries them.
+#: Name of the offset head's weights (`models.folding.fold_offset_head`) for a model that ends at the maps, inside the
+#: folder or file that carries them.
 HEAD_MEMBER = "offset_head.npz"
 
 
@@ -48,18 +48,18 @@ def open_model(
 
     Args:
         model: path of a model: `.keras`, `.weights.h5`, `.weights.npz`, `.tflite`, `.onnx` or a SavedModel's folder;
-            a `PoseEstimator`; a Keras model; or an engine, or a function as its `run`, of maps with `dense`, else of
-            poses.
+            a `PoseEstimator`; a Keras model; or an engine, or a function as its `run`, which outputs maps with `dense`,
+            else candidate poses.
         sidecar: settings of a model that brings none; files, `PoseEstimator` and the network of `build_dekr` do.
-        config: of the experiment, where there is no sidecar.
+        config: of the experiment, if there is no sidecar.
         flip: with flip test.
-        dense: the network gives whole maps, which are decoded in NumPy.
+        dense: the network outputs whole maps, which are decoded in NumPy.
         threads: of LiteRT and ONNX Runtime; by default `processors.available_processors`.
-        heatmap: the engine gives the heatmap besides the poses.
+        heatmap: the engine returns the heatmap besides the poses.
 
     Raises:
-        InputError: the file cannot be read, the settings are missing, or `flip` or `heatmap` is asked of an
-            engine that gives poses.
+        InputError: the file cannot be read, the settings are missing, `flip` or `heatmap` is asked of an engine that
+            outputs poses, or `config` or `dense` is given with an exported model.
     """
     if isinstance(model, str | Path):
         if is_folder(model) or Path(model).suffix in (".tflite", ".onnx"):
@@ -78,7 +78,7 @@ def open_model(
     if _is_keras_model(model):
         if dense:
             return MapDecoder(KerasEngine(model, MAPS), sidecar, flip, heatmap), sidecar
-        # With `load_model` the only imports of this package that need Keras.
+        # Besides `load_model`, the only import here that needs Keras.
         from dekr_tf.models.pose_model import build_pose_model
 
         network = build_pose_model(model, sidecar, flip=flip, heatmap_output=heatmap)
@@ -94,19 +94,19 @@ def open_model(
 
 
 def head_path(model: str | Path) -> Path:
-    """Where the offset head's weights of a model lie that ends at the maps: in a folder, beside a file."""
+    """The path of the offset head's weights for a model that ends at the maps: in a folder, beside a file."""
     return Path(model) / HEAD_MEMBER if is_folder(model) else Path(f"{model}.{HEAD_MEMBER}")
 
 
 def model_files(model: str | Path) -> list[Path]:
-    """The files that a model consists of, whether they are there or not: of a SavedModel, all that is in the folder."""
+    """The files that a model consists of, whether they exist or not; for a SavedModel, everything in its folder."""
     # The name of the package's model stands for two files.
     paths = {Path(resolve(model, "network", exported=exported)) for exported in (False, True)}
     return [each for path in sorted(paths) for each in (path, sidecar_path(path), head_path(path), *path.rglob("*"))]
 
 
 def read_head(model: str | Path) -> dict[str, np.ndarray]:
-    """The offset head's weights of a model that ends at the maps; inside the file where they do not lie beside it.
+    """The offset head's weights for a model that ends at the maps: the file of `head_path`, or else the copy inside.
 
     Raises:
         InputError: they are missing or damaged.
@@ -150,5 +150,5 @@ def _open_artifact(path, config, flip, dense, threads, heatmap):
 
 
 def _is_keras_model(model) -> bool:
-    # By class name, as importing Keras only to ask would be slow where another engine runs.
+    # By class name, since another engine should not have to wait for the import of Keras.
     return any(kind.__module__.startswith("keras.") and kind.__name__ == "Model" for kind in type(model).__mro__)

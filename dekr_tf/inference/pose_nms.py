@@ -1,4 +1,4 @@
-"""Pose NMS: of candidates that agree in most keypoints, one stays (paper section 3.3)."""
+"""Pose NMS: keeps one of the candidates that agree in most keypoints (paper section 3.3)."""
 
 import numpy as np
 
@@ -6,18 +6,18 @@ import numpy as np
 def pose_nms(keypoints: np.ndarray, scores: np.ndarray, *, distance: float, min_keypoints: int) -> np.ndarray:
     """Chooses the candidates to keep.
 
-    Candidate j belongs to the group of i when more than `min_keypoints` keypoints of the two lie within `distance`
-    times the diagonal of i's bounding box; i itself always does, so poses without extent and a `min_keypoints` of K or
-    more (which switches NMS off) need no exception. Candidates are walked in order. One whose group was not
-    dealt with keeps the best scored of its group and drops the others; if that best one was dropped before, none is
-    kept. As in the reference (`nms_core`, lib/core/nms.py), groups are not transitive: in a chain of candidates two
-    neighbors may stay.
+    Candidate j belongs to the group of i if more than `min_keypoints` keypoints of the two lie within `distance` times
+    the diagonal of i's bounding box. Candidate i itself always belongs, so poses without extent and a `min_keypoints`
+    of K or more (which switches NMS off) need no exception. Candidates are processed in order. One that is not
+    suppressed yet keeps the best of its group and suppresses the whole group, unless that best one is already
+    suppressed: then nothing happens. As in the reference (`nms_core`, lib/core/nms.py), groups are not transitive: in a
+    chain of candidates two neighbors may stay.
 
     Args:
-        keypoints: (N, K, 2) x, y in pixels, in the order of the walk.
-        scores: (N,) what decides within a group; DEKR takes the mean heat value.
+        keypoints: (N, K, 2) x, y in pixels, in the order of processing.
+        scores: (N,) to choose the best of a group by; DEKR takes the mean heat value.
         distance: fraction of the bounding box diagonal.
-        min_keypoints: number of near keypoints that must be exceeded.
+        min_keypoints: number of close keypoints that must be exceeded.
 
     Returns:
         (M,) int indices, each once, in the order in which they were kept.
@@ -25,7 +25,7 @@ def pose_nms(keypoints: np.ndarray, scores: np.ndarray, *, distance: float, min_
     if not len(keypoints):
         return np.zeros(0, np.intp)
     diagonals = np.linalg.norm(keypoints.max(axis=1) - keypoints.min(axis=1), axis=-1)
-    # With the candidates in the last axes (K, N, N), NumPy's loops are long: a quarter of the time.
+    # With candidates as the last axes (K, N, N), NumPy's inner loops are long, and it takes a quarter of the time.
     x, y = np.ascontiguousarray(keypoints.T)
     squared_distances = np.square(x[:, :, None] - x[:, None]) + np.square(y[:, :, None] - y[:, None])
     near_keypoints = (squared_distances <= np.square(distance * diagonals)[:, None]).sum(axis=0)

@@ -1,6 +1,6 @@
-"""Rescoring: a small net says which OKS to expect of a pose (paper section 3.3). In NumPy, so that a device can run it.
+"""Rescoring: a small net predicts the OKS of a pose (paper section 3.3), in NumPy, so that a device can run it.
 
-The net and the poses that it learns from lie in `.npz` files, each with its skeleton.
+The net and the poses that it learns from are stored in `.npz` files, each with its skeleton.
 """
 
 import json
@@ -17,7 +17,7 @@ from dekr_tf.poses import Poses
 from dekr_tf.weights import resolve
 
 VERSION = 1
-#: No person counts as smaller than this, so that keypoints in one place have features too. Pixels.
+#: Least size of a person in pixels, so that features exist even if all keypoints are in one place.
 MIN_SIZE = 1.0
 LAYERS = ("l1", "l2", "l3")
 ARRAYS = tuple(f"{layer}_{part}" for layer in LAYERS for part in ("kernel", "bias"))
@@ -27,7 +27,7 @@ def count_features(schema: KeypointSchema) -> int:
     """The number of inputs of a rescoring net: x, y and length of each skeleton edge, and the score of each keypoint.
 
     Raises:
-        InputError: the skeleton has no edges, or no normalization edges to measure them by.
+        InputError: the skeleton has no edges, or no normalization edges to scale them by.
     """
     if not schema.edges or not schema.normalization_edges:
         raise InputError(f"rescoring needs edges and normalization_edges. Received: skeleton {schema.name} without")
@@ -35,9 +35,9 @@ def count_features(schema: KeypointSchema) -> int:
 
 
 def rescoring_features(keypoints: np.ndarray, schema: KeypointSchema) -> np.ndarray:
-    """What a rescoring net sees of poses.
+    """The input features of a rescoring net.
 
-    As in the reference (lib/utils/rescore.py), lengths are divided by the person's size: the mean length of the
+    As in the reference (lib/utils/rescore.py), coordinates are divided by the person's size: the mean length of the
     normalization edges, at least one pixel.
 
     Args:
@@ -97,7 +97,7 @@ class RescoringNet:
             inputs = outputs
 
     def predict_oks(self, keypoints: np.ndarray) -> np.ndarray:
-        """The OKS (N,) float32 to expect of poses (N, K, 3); as it is a regression, it may leave 0..1 a little."""
+        """The predicted OKS (N,) float32 of poses (N, K, 3); as a regression, it may lie slightly outside 0..1."""
         values = rescoring_features(keypoints, self.schema)
         for name, (kernel, bias) in zip(LAYERS, self.layers, strict=True):
             values = values @ kernel + bias
@@ -106,7 +106,7 @@ class RescoringNet:
         return values[:, 0]
 
     def rescore(self, poses: Poses) -> Poses:
-        """The same poses, each pose score times the OKS to expect, and by that best first."""
+        """The same poses with pose scores times predicted OKS, sorted again, best first."""
         return replace(poses, scores=self.predict_oks(poses.keypoints) * poses.scores)
 
     def save(self, path: str | Path) -> None:
@@ -122,7 +122,7 @@ class RescoringNet:
         """Reads a net that `save` wrote.
 
         Raises:
-            InputError: the file cannot be read, is damaged or incomplete, or is of a newer version.
+            InputError: the file cannot be read, is damaged or incomplete, or is of another version.
         """
         schema, arrays = read_arrays(path, "rescoring net", ARRAYS)
         layers = tuple((arrays[f"{layer}_kernel"], arrays[f"{layer}_bias"]) for layer in LAYERS)
@@ -135,7 +135,7 @@ class RescoringNet:
 def open_rescoring_net(source: str | Path | RescoringNet, schema: KeypointSchema) -> RescoringNet:
     """The net for poses of a skeleton.
 
-    The features are made of the net's own edges, so the skeletons must agree in their keypoints alone.
+    The features are made from the net's own edges, so the skeletons need only agree in the names of their keypoints.
 
     Args:
         source: a net, the path of one, or a name that `dekr weights` lists.
@@ -176,7 +176,7 @@ def read_arrays(path: str | Path, kind: str, names: Sequence[str]) -> tuple[Keyp
         The skeleton and the float32 arrays by name.
 
     Raises:
-        InputError: the file cannot be read, is damaged, is of a newer version, or lacks an array.
+        InputError: the file cannot be read, is damaged, is of another version, or lacks an array.
     """
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as archive:

@@ -1,7 +1,7 @@
-"""Very many photos: workers on Ray find the people shard by shard, and a run that was stopped goes on.
+"""Very many photos: workers on Ray find the people shard by shard, and the same call continues a stopped run.
 
-Ray starts the workers, on this machine or on a cluster, gives each a shard at a time, and starts a worker that died
-anew, with the shard that it had. It is imported only where a run begins; so is fsspec, which reads object stores.
+Ray starts the workers, on this machine or on a cluster, gives each a shard at a time, and restarts a worker that died,
+with the shard that it had. It is imported only when a run begins; so is fsspec, which reads object stores.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ from dekr_tf.processors import available_processors
 from dekr_tf.sidecar import Sidecar
 from dekr_tf.weights import resolve
 
-#: Photos of a shard. A worker that dies, and a run that is stopped, lose what they have found of one.
+#: Photos per shard. A worker that dies, or a run that is stopped, loses its results for an unfinished shard.
 SHARD_SIZE = 500
-#: The file that says what the shards in its folder were made of.
+#: The file that records what the shards in its folder were made from.
 MANIFEST = "manifest.json"
 #: Suffix of a file that lists photos.
 LIST_SUFFIX = ".txt"
@@ -48,15 +48,15 @@ def list_photos(sources: Iterable[str | os.PathLike]) -> list[str]:
     """The photos that files, folders, patterns and lists stand for, on this machine or in object stores.
 
     Args:
-        sources: each what `files.images.find_images` takes; the same as an address with a protocol that fsspec knows,
-            such as `s3://bucket/photos/` or `s3://bucket/*.jpg`; or a `.txt` file with a path or an address in each
-            line. A photo of a list need not be there.
+        sources: each as for `files.images.find_images`; or such an address with a protocol that fsspec knows, as
+            `s3://bucket/photos/` or `s3://bucket/*.jpg`; or a `.txt` file with a path or an address in each line. A
+            photo in a list need not exist.
 
     Returns:
         Paths and addresses, each once: in the order of the sources, those of a list in its order, others sorted.
 
     Raises:
-        InputError: a source gives no photo or cannot be read, or the package for a protocol is not installed.
+        InputError: a source stands for no photo or cannot be read, or the package for a protocol is not installed.
     """
     photos: dict[str, None] = {}
     for source in map(os.fspath, sources):
@@ -79,7 +79,7 @@ def label_photos(
     """Finds the people in each photo.
 
     Args:
-        detector: finds them.
+        detector: of any model.
         photos: paths and addresses, see `list_photos`.
         folder: that paths are relative to. Default: the current one.
 
@@ -111,35 +111,35 @@ def predict_shards(
 ) -> int:
     """Finds the people in very many photos, with workers that Ray runs, and writes them in shards.
 
-    The folder gets, for shard 3 of 12, `poses-00003-of-00012.jsonl` and, if photos of it cannot be used,
-    `bad-00003-of-00012.jsonl`: for each photo one line in one of both, in the order of `photos`, as `label_photos`
-    says. A shard is there as a whole or not at all. `manifest.json` says what the shards were made of. The same call
-    again makes those that are missing.
+    The folder gets, for shard 3 of 12 (the first is 0), `poses-00003-of-00012.jsonl` and, if some of its photos cannot
+    be used, `bad-00003-of-00012.jsonl`: each photo has one line in one of the two, as `label_photos` returns it, in the
+    order of `photos`. A shard is written whole or not at all. `manifest.json` records what the shards were made from.
+    The same call makes the missing ones.
 
-    Ray is started on this machine, with the cluster that the environment variable `RAY_ADDRESS` names, or is the one
-    that the program has begun itself. All machines must find the model and the photos under the same paths.
+    Ray starts on this machine, or joins the cluster that the environment variable `RAY_ADDRESS` names, unless the
+    program already runs it. All machines must find the model and the photos under the same paths.
 
     Args:
         photos: of `list_photos`.
         folder: see above.
         model: path of a model file or a name, as for `PoseDetector`. Each worker opens it once.
         workers: processes at once. Default: one for each processor of the machine or the cluster. They share the
-            processors: the engine of each has its part of them as threads.
-        shard_size: photos of a shard.
+            processors equally, as threads of their engines.
+        shard_size: photos per shard.
         config: of the experiment, for a model file without settings.
         rescore: path or name of a rescoring net.
-        options: others of `PoseDetector` that are JSON values: `input_size`, `flip`, `dense`, `scales`, `match` and
-            `nms_threshold`.
+        options: other options of `PoseDetector` that are JSON values: `input_size`, `flip`, `dense`, `scales`, `match`
+            and `nms_threshold`.
 
     Returns:
         How many of the photos cannot be used.
 
     Raises:
         InputError: the folder has shards of other photos or settings, or other files; it cannot be written; the model
-            cannot be opened; or there are more workers than processors of the cluster.
+            cannot be opened; a number is not positive; or there are more workers than processors.
         WorkerError: Ray lost the workers of a shard again and again, or cannot start them.
     """
-    # A missing package is said before anything is written.
+    # A missing package is reported before anything is written.
     importlib.import_module("ray")
     for name, value in (("workers", workers), ("shard size", shard_size)):
         if value is not None and value < 1:
@@ -170,7 +170,7 @@ def predict_shards(
         ):
             write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
             for number, found, bad in _labeled(pool, {number: shards[number] for number in missing}):
-                # The shard counts as made when its poses are there, so they come last.
+                # A shard counts as finished once its poses are there, so they come last.
                 (folder / f"bad-{names[number]}").unlink(missing_ok=True)
                 if bad:
                     write_text(folder / f"bad-{names[number]}", bad)
@@ -180,7 +180,7 @@ def predict_shards(
 
 
 class _Worker:
-    """Finds people in a process of its own.
+    """Finds people in a separate process.
 
     Args:
         model: see `predict_shards`.
@@ -195,16 +195,16 @@ class _Worker:
     def _detector(self) -> PoseDetector:
         threads = self._options["threads"]
         cv2.setNumThreads(threads)
-        # Read when TensorFlow is imported, which the detector does if it needs it.
+        # TensorFlow reads these when it is imported, which the detector does if it needs it.
         os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = str(threads)
         return PoseDetector(self._model, **self._options)
 
     def open(self) -> None:
-        """Opens the model. In the constructor, its error would be one of Ray's."""
+        """Opens the model. In the constructor, Ray would turn its error into one of its own."""
         _ = self._detector
 
     def label(self, number: int, photos: Sequence[str]) -> tuple[int, str, str]:
-        """The number of a shard, and what `label_photos` finds in its photos, as lines of JSON."""
+        """The number of a shard, and the two results of `label_photos` for its photos, as lines of JSON."""
         found, bad = label_photos(self._detector, photos, self._folder)
         return number, _lines(found), _lines(bad)
 
@@ -213,7 +213,7 @@ class _Worker:
 def _start_workers(
     workers: int | None, shards: int, model: str, options: dict[str, Any], ours: bool
 ) -> Iterator[list[Any]]:
-    """Yields actors of Ray that have opened the model, no more than shards; they divide the processors among them."""
+    """Yields Ray actors that have opened the model, at most one per shard; they divide the processors equally."""
     import ray
 
     # Of the machine or the cluster that Ray runs on.
@@ -229,15 +229,15 @@ def _start_workers(
             opened.result()
         yield pool
     finally:
-        # Of our own Ray, they end with it, and without Ray's messages.
+        # With our own Ray, they end along with it, and without Ray's messages.
         for worker in [] if ours else pool:
             ray.kill(worker)
 
 
 def _labeled(pool: Sequence[Any], shards: Mapping[int, Sequence[str]]) -> Iterator[tuple[int, str, str]]:
-    """Gives each worker a shard at a time, and yields what they return as it comes.
+    """Gives each worker a shard at a time, and yields their results as they come.
 
-    `ray.get`, and with it Ray's `ActorPool`, would make an interrupt of every signal that ends the program.
+    `ray.get`, and with it Ray's `ActorPool`, would turn every signal that ends the program into an interrupt.
     """
     free, waiting, running = list(pool), iter(shards.items()), {}
     while True:
@@ -252,7 +252,7 @@ def _labeled(pool: Sequence[Any], shards: Mapping[int, Sequence[str]]) -> Iterat
 
 @contextlib.contextmanager
 def _ray(workers: int | None) -> Iterator[bool]:
-    """Runs Ray, or uses what the program runs already; yields whether it is ours."""
+    """Starts Ray, or uses the one that the program already runs; yields whether it is ours."""
     import ray
 
     if ray.is_initialized():
@@ -263,11 +263,11 @@ def _ray(workers: int | None) -> Iterator[bool]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR", **(local if address == "local" else {}))
-    except Exception as error:  # Of many kinds. A loaded machine, which takes too long, raises this one itself.
+    except Exception as error:  # Ray raises many kinds, and plain `Exception` if a loaded machine takes too long.
         ray.shutdown()
         raise WorkerError(f"cannot start Ray, or join that at {address}: {_line(error)}") from error
     try:
-        # Ray takes the signal to itself.
+        # Ray replaces the handler.
         if signal.getsignal(signal.SIGTERM) is not handler:
             signal.signal(signal.SIGTERM, handler)
         yield True
@@ -324,7 +324,7 @@ def _lines(values: Iterable[dict[str, Any]]) -> str:
 
 
 def _anywhere(source: str | os.PathLike) -> str:
-    """A path that holds in every folder; a name of weights stays."""
+    """A path that is valid in any folder; a name of weights is unchanged."""
     return os.path.abspath(source) if exists(source) else os.fspath(source)
 
 
@@ -345,14 +345,14 @@ def _stored_content(address: str) -> bytes:
         store, path = fsspec.url_to_fs(address)
         return store.cat_file(path)
     except ImportError:
-        # It would make all photos bad.
+        # A missing package would make all photos bad.
         raise
-    except Exception as error:  # Every store has its own.
+    except Exception as error:  # Every store has its own exceptions.
         raise InputError(f"cannot read {address}: {_reason(error)}") from error
 
 
 def _stored(source: str) -> list[str]:
-    """Addresses of the photos in an object store that an address stands for."""
+    """The addresses of the photos that an address of an object store stands for."""
     import fsspec
 
     try:

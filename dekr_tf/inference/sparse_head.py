@@ -1,6 +1,6 @@
-"""The sparse head in NumPy, which runs behind a network that ends at the heatmap and the offset head's features.
+"""The sparse head in NumPy, which runs after a network that ends at the heatmap and the offset head's features.
 
-`layers.sparse_offset_head` is the same inside a network that ends at the poses.
+`layers.sparse_offset_head` does the same inside a network that ends at the poses.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ GRID_Y, GRID_X = np.array(GRID, np.intp).T
 def sparse_offsets(
     features: np.ndarray, rows: np.ndarray, columns: np.ndarray, weights: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Evaluates the offset head at the given cells, with the result that the dense head has there.
+    """Evaluates the offset head at the given cells, with the result of the dense head there.
 
-    A block at a cell needs the features before it on the 3x3 cells around, and with adaptive convolution (paper
-    section 3.1) on the four cells around each of nine taps. Cells that are needed several times are computed once.
+    A block at a cell reads its input on the 3x3 cells around, and with adaptive convolution (paper section 3.1) on the
+    four cells around each of nine taps. Cells that are needed several times are computed once.
 
     Args:
         features: (h, w, C) float32 that enter the head's branches.
         rows, columns: (N,) cells of the map.
-        weights: of `models.folding.fold_offset_head`; an opened `.npz` file will do.
+        weights: from `models.folding.fold_offset_head`; an opened `.npz` file will do.
 
     Returns:
         (N, 2 K): x and y of (cell minus keypoint) in map pixels.
@@ -45,11 +45,11 @@ def sparse_offsets(
 
 
 class SparseOffsetMap:
-    """An offset map (h, w, 2 K) of which only the cells are computed that are asked for: `map[rows, columns]`.
+    """An offset map (h, w, 2 K) that computes only the cells that are read: `map[rows, columns]`.
 
     Args:
         features: (h, w, C) float32 that enter the head's branches.
-        weights: of `models.folding.fold_offset_head`.
+        weights: from `models.folding.fold_offset_head`.
     """
 
     dtype = np.dtype(np.float32)
@@ -73,7 +73,7 @@ class _Branch:
         self.dilation = dilation
 
     def offsets(self, rows, columns):
-        """(N, 2 k) of the branch's k keypoints."""
+        """The offsets (N, 2 k) of the branch's k keypoints at the given cells."""
         last = sum(name.startswith("kernel") for name in self.weights) - 1
         values = self._block(last, rows * self.width + columns)
         return values @ self.weights["final_kernel"] + self.weights["final_bias"]
@@ -94,19 +94,19 @@ class _Branch:
         return np.maximum(values + self.weights[f"bias{block}"] + residual, 0)[inverse.reshape(-1)]
 
     def _neighbors(self, block, y, x, distance):
-        """What enters a block at nine neighbors of (N,) cells, zero outside the map: (N, 9, C)."""
+        """A block's input at nine neighbors of (N,) cells, zero outside the map: (N, 9, C)."""
         y, x = y[:, None] + distance * GRID_Y, x[:, None] + distance * GRID_X
         inside = (y >= 0) & (y < self.height) & (x >= 0) & (x < self.width)
         return self._where(inside, block - 1, y, x)
 
     def _adaptive_taps(self, block, y, x):
-        """What enters a block at its nine taps, bilinear, zero outside the map: (N, 9, C)."""
+        """A block's input at its nine taps, interpolated, zero outside the map: (N, 9, C)."""
         kernel = self.weights[f"offset_kernel{block}"].reshape(-1, 6)
         offsets = (
             self._neighbors(block, y, x, 1).reshape(len(y), len(kernel)) @ kernel + self.weights[f"offset_bias{block}"]
         )
         yy, yx, xy, xx, ty, tx = offsets.T[..., None]
-        # Positions beyond the frame of one cell around the map read nothing, and need not be larger than that.
+        # Positions more than one cell outside the map read nothing, so they may be clipped to that distance.
         y = np.clip(y[:, None] + yy * GRID_Y + yx * GRID_X + ty, -1, self.height)
         x = np.clip(x[:, None] + xy * GRID_Y + xx * GRID_X + tx, -1, self.width)
         top, left = np.floor(y), np.floor(x)

@@ -1,4 +1,4 @@
-"""Who is who from one frame of a video to the next, by how well their poses fit each other."""
+"""Associates people across the frames of a video by the similarity of their poses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.oks import keypoint_similarity
 from dekr_tf.poses import Poses
 
-#: OKS falloffs say how far people who label a photo differ. From frame to frame, a person moves further than that.
+#: Factor of the OKS falloffs, which say how far annotators differ: from frame to frame, a person moves further.
 MOTION = 3.0
 
 
@@ -21,22 +21,22 @@ class _Track:
 
 
 class PoseTracker:
-    """Gives the people of one frame after another numbers that stay with them.
+    """Numbers the people of one frame after another, so that a person keeps their number.
 
-    Each pose is compared with the last pose of everyone known, by object keypoint similarity over all keypoints with
-    `MOTION` times the falloffs; the pairs are joined from the best down. Half of the square with the diagonal of the
-    known pose's box counts as the person's area: unlike the box's own area it does not vanish for people who stand
-    upright. Nobody's motion is foreseen: who moves between two frames by more than about a quarter of their own height
-    gets a new number.
+    Each pose is compared with the last pose of every known person, by object keypoint similarity over all keypoints
+    with `MOTION` times the falloffs; pairs are matched greedily, best first. A quarter of the squared diagonal of the
+    known pose's box counts as the person's area: unlike the box's own area, it does not vanish for people who stand
+    upright. There is no motion model: a person who moves by more than about a quarter of their height between two
+    frames gets a new number.
 
     Args:
         oks_sigmas: K falloffs of the skeleton, K >= 2.
         threshold: least similarity of two poses of one person, 0 to 1.
-        max_missed: someone who is not found in this many frames in a row, or fewer, keeps the number.
+        max_missed: a person who is missed in at most this many frames in a row keeps their number.
         min_score: people with a lower pose score are not followed.
 
     Raises:
-        InputError: the skeleton has a single keypoint, so that poses have no size.
+        InputError: the skeleton has fewer than two keypoints, so that poses have no size.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PoseTracker:
         self.max_missed = max_missed
         self.min_score = min_score
         self._tracks: list[_Track] = []
-        #: How many people have been seen, which is the highest number given.
+        #: How many people have been followed so far, which is the highest number given.
         self.people = 0
 
     def update(self, poses: Poses) -> Poses:
@@ -59,8 +59,8 @@ class PoseTracker:
             poses: in pixels of the frame.
 
         Returns:
-            The same people with `track_ids`: from 1, or 0 for those who are not followed. Who gets which number does
-            not depend on the order of people with the same score.
+            The same people with `track_ids`: from 1, or 0 for those who are not followed. The numbers do not depend on
+            the order of people with the same score.
         """
         followed = self._number(poses.filter(self.min_score))
         # Best first, so those who are not followed come last.
@@ -70,7 +70,7 @@ class PoseTracker:
 
     def _number(self, poses: Poses) -> np.ndarray:
         keypoints = poses.keypoints[..., :2].astype(np.float64)
-        # New people are numbered best first, whatever order the poses are in.
+        # New people are numbered best first, ties by position, so that the order of the poses does not matter.
         order = np.lexsort((*keypoints.reshape(len(poses), 2 * len(self.falloffs)).T, -poses.scores))
         numbers = np.zeros(len(poses), int)
         for track in self._tracks:
@@ -86,7 +86,7 @@ class PoseTracker:
         return numbers
 
     def _pairs(self, keypoints: np.ndarray) -> list[tuple[_Track, int]]:
-        """Everyone known with the pose, of (N, K, 2), that is taken for theirs; nobody and no pose twice."""
+        """Pairs of a known person and the index of their pose in (N, K, 2); each person and pose at most once."""
         if not self._tracks or not len(keypoints):
             return []
         known = np.stack([track.keypoints for track in self._tracks])

@@ -13,13 +13,13 @@ CHANNEL_MULTIPLE = 8
 
 @ops.custom_gradient
 def sample_and_convolve(x, offsets, kernel):
-    """A 3x3 convolution whose nine taps lie on an affine image of the regular grid, another one at each pixel.
+    """A 3x3 convolution whose nine taps lie on an affine image of the regular grid, a different one at each pixel.
 
     At pixel q tap i reads the feature map at `q + A g_i + t` by bilinear interpolation, with g_i the (y, x) positions
     of the regular 3x3 grid, row-major, A the 2x2 matrix and t the translation of pixel q. Corners outside the map
-    count as zero, each on its own; a position further out than that has no gradient.
+    count as zero, each on its own; a position whose four corners are all outside has no gradient.
 
-    Nothing that was sampled is kept for the gradient: it is sampled again.
+    No sampled values are kept for the gradient: the backward pass samples again.
 
     Args:
         x: (G, B, H, W, C) float32, G branches.
@@ -72,7 +72,7 @@ def tap_cells(offsets, cells, map_size):
 
     Args:
         offsets: (G, N, 6).
-        cells: (G, N) int32.
+        cells: (G, N) or (1, N) int32.
         map_size: (H, W).
 
     Returns:
@@ -84,7 +84,7 @@ def tap_cells(offsets, cells, map_size):
 def map_table(x):
     """Maps as rows, with a border of zeros wide enough for every corner that a tap reads.
 
-    Each map gets one row and one column before it and two behind it.
+    Each map gets one row and one column before it and two after it.
 
     Args:
         x: (G, B, H, W, C).
@@ -118,8 +118,8 @@ def _at_every_cell(offsets):
     return ops.reshape(offsets, (branches, -1, 6)), ops.reshape(cells, (1, -1)), height, width
 
 
-# Each step is compiled apart from what is around it: fused with the convolution that makes the offsets, or with the
-# positions, it would compute each of them again for every channel.
+# Each step is compiled on its own: fused with the convolution that makes the offsets, or with the positions, XLA would
+# compute each of them again for every channel.
 @compiled
 def _convolve(x, kernel, rows, fy, fx, inside):
     del inside
@@ -156,7 +156,8 @@ def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
         d_positions += d_position
         scattered = scatter_add_rows(scattered, rows[tap], ops.concatenate(corners, axis=1))
     scattered = ops.reshape(scattered, (branches, batch, padded_height, padded_width, 4, channels))
-    # Row r of the padded map is row r - 1 of the map; what was put on a cell belongs to the cell and its neighbors.
+    # Row r of the padded map is row r - 1 of the map. Each cell holds the gradients of four corners: itself, and its
+    # neighbors to the right and below.
     d_x = sum(
         scattered[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width, 2 * down + right]
         for down in (0, 1)
@@ -167,8 +168,8 @@ def _convolve_gradients(x, kernel, upstream, rows, fy, fx, inside):
     return d_x[..., :real_channels], d_offsets, d_kernel[:, :, :real_channels]
 
 
-# At few cells, the nine taps fit into the cache together, and four corners are read faster than the differences of
-# whole maps are made.
+# At few cells, the nine taps fit into the cache together, and reading four corners is faster than computing the
+# differences of whole maps.
 @compiled
 def _convolve_at(table, kernel, rows, fy, fx, width):
     table, kernel = _pad_channels(table, kernel)
@@ -204,7 +205,7 @@ def _convolve_gradients_at(table, kernel, upstream, rows, fy, fx, inside, width)
 
 
 def _interpolate(maps, fy, fx):
-    """Values between pixels; `maps` as `_map_reader` gives them."""
+    """Bilinear interpolation between pixels; `maps` are what `_map_reader` reads."""
     value, right, down, cross = maps
     return value + fx * right + fy * (down + fx * cross)
 
@@ -222,8 +223,8 @@ def _interpolation_gradients(d_sampled, maps, fy, fx, inside):
 
 
 def _offset_gradients(d_positions):
-    """Gradients for offsets, (M, 6), of those for y and x of each tap in turn, arrays that make (M, 18) together."""
-    # A product with the grid, and not sums of multiples: a compiler would repeat each tap's work for every multiple.
+    """Gradients (M, 6) for offsets, from arrays that make (M, 18) together: those for y and x of each tap in turn."""
+    # A product with the grid instead of sums of multiples: XLA would repeat each tap's work for every multiple.
     to_offsets = [row for y, x in GRID for row in ((y, x, 0, 0, 1, 0), (0, 0, y, x, 0, 1))]
     d_positions = ops.concatenate(d_positions, axis=1)
     return ops.matmul(d_positions, ops.convert_to_tensor(to_offsets, d_positions.dtype))
@@ -237,7 +238,7 @@ def _pad_channels(x, kernel):
 
 
 def _map_reader(x, rows):
-    """Reads what a tap needs of whole maps: (G N, C) value, step to the right, step down, and their cross term.
+    """Reads what a tap needs from whole maps: (G N, C) value, step to the right, step down, and their cross term.
 
     With fractions fy, fx the value between pixels is `value + fx right + fy (down + fx cross)`: half the products of
     weighting four corners, and one index for all four, in maps of differences.
@@ -261,14 +262,14 @@ def _map_reader(x, rows):
 
 
 def _read_corners(table, rows, width):
-    """What `_map_reader` reads, at rows (M,) of the tables (G, R, C) of all branches together."""
+    """What `_map_reader` reads, but from rows (M,) of the tables (G, R, C) of all branches together."""
     table = ops.reshape(table, (-1, table.shape[-1]))
     value, right, down, cross = (gather_rows(table, rows + step) for step in _corner_steps(width))
     return value, right - value, down - value, cross - down - right + value
 
 
 def _corner_steps(width):
-    """From the first of four corners to each of them, in rows of a `map_table`."""
+    """Steps from the first of four corners to each of them, in rows of a `map_table`."""
     return 0, 1, width + 3, width + 4
 
 
@@ -279,7 +280,7 @@ def _table_rows(rows, size):
 
 
 def _rows_by_cell(rows, size):
-    """As `_table_rows`, the nine of a cell together: (G N 9,)."""
+    """As `_table_rows`, with the nine of a cell together: (G N 9,)."""
     return ops.reshape(ops.transpose(_table_rows(rows, size)), (-1,))
 
 
@@ -350,8 +351,8 @@ class AdaptiveConv2D(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = branch_channels(input_shape, self.branches)
-        # Without `autocast=False` here, Keras rounds variables to the compute dtype where the model around the layer
-        # has another policy than the layer, as a model that was saved in mixed precision has.
+        # Without `autocast=False` here, Keras rounds variables to the compute dtype if the model around the layer has
+        # another policy than the layer, as a model saved in mixed precision does.
         self.offset_kernel = self.add_weight(
             name="offset_kernel", shape=(self.branches, 3, 3, channels, 6), initializer="zeros", autocast=False
         )

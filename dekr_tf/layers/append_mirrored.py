@@ -8,10 +8,10 @@ from dekr_tf.geometry import OUTPUT_STRIDE
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class AppendMirrored(keras.layers.Layer):
-    """Images (B, H, W, 3) and, behind them, their mirrored copies: (2 B, H, W, 3).
+    """Images (B, H, W, 3) followed by their mirrored copies: (2 B, H, W, 3).
 
-    The copies are shifted left by the stride minus one, so that their cells fall on the same pixels; the columns that
-    this leaves over repeat what they held (`inference.decoder.mirror_input`).
+    The copies are shifted left by the stride minus one, so that their cells fall on the same pixels; the last columns
+    keep their content (`inference.decoder.mirror_input`).
     """
 
     def call(self, images):

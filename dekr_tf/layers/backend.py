@@ -1,6 +1,6 @@
-"""What differs between Keras backends: row gather and scatter-add, enlarging, compiling a function, replicas.
+"""What differs between Keras backends: row gathers, upsampling, batch normalization, compiled functions, replicas.
 
-Everything else in layers and models is `keras.ops`.
+Everything else in layers and models uses `keras.ops`.
 """
 
 import keras
@@ -32,7 +32,7 @@ if keras.backend.backend() == "tensorflow":
         def with_gradient(images):
             upsampled = images
             for _ in range(factor.bit_length() - 1):
-                # As fast as a nearest resizing, which LiteRT's delegate for CPUs does not take.
+                # As fast as nearest-neighbor resizing, which LiteRT's CPU delegate does not take.
                 upsampled = tf.nn.depth_to_space(tf.concat([upsampled] * 4, axis=-1), 2)
             return upsampled, lambda upstream: factor**2 * ops.average_pool(upstream, factor, factor)
 
@@ -55,27 +55,28 @@ if keras.backend.backend() == "tensorflow":
         )[:3]
 
     def room_for(count, largest):
-        """A length for `count` rows, of a few possible ones up to `largest`: `compiled` functions meet few shapes."""
+        """A length of at least `count`, one of a few up to `largest`, so that `compiled` functions see few shapes."""
         sizes = [step << power for power in range(7, 28) for step in (2, 3)]
         return ops.minimum(tf.gather(sizes, tf.searchsorted(sizes, [count])[0]), largest)
 
     def compiled(function):
-        """`function` compiled with XLA, whatever the graph around it does.
+        """`function` compiled with XLA, even inside a graph that is not.
 
-        The loops of the adaptive convolution run several times faster fused, and a fused loop keeps no temporaries.
+        The loops of the adaptive convolution run several times faster when fused, and a fused loop keeps no
+        temporaries.
         """
         return tf.function(function, jit_compile=True, autograph=False)
 
     def branch_parts(branches):
-        """The number of parts in which so many branches are computed, one after another.
+        """The number of parts that the branches are computed in.
 
-        The maps of one branch fit into a core's cache, and TensorFlow runs as many branches at once as there are
-        cores. A GPU would rather have them all together.
+        On a CPU each branch is one: its maps fit into a core's cache, and TensorFlow runs as many branches at once as
+        there are cores. A GPU is faster with all of them together.
         """
         return 1 if tf.config.list_logical_devices("GPU") else branches
 
     def for_each_branch(function):
-        """`function` of arrays that all begin with the branches, run for each of `branch_parts`."""
+        """`function`, whose arrays all have branches as first axis, run once for each of `branch_parts`."""
 
         def run(*arrays):
             if branch_parts(arrays[0].shape[0]) == 1:
@@ -92,7 +93,7 @@ if keras.backend.backend() == "tensorflow":
         return tf.distribute.get_strategy().num_replicas_in_sync
 
     def sum_over_replicas(values):
-        """The sum of each of `values` over the replicas that share a batch, on every one of them."""
+        """`values`, each summed over the replicas that share a batch; every replica gets the sums."""
         context = tf.distribute.get_replica_context()
         if replica_count() == 1 or context is None:
             return values
@@ -130,7 +131,7 @@ else:
         return ops.cast(outputs, x.dtype), mean, variance * (count / (count - 1))
 
     def room_for(count, largest):
-        """A length for `count` rows: on JAX `largest`, since compiled steps want lengths known in advance."""
+        """A length of at least `count`: on JAX `largest`, since compiled steps need lengths known in advance."""
         return largest if keras.backend.backend() == "jax" else max(int(count), 1)
 
     def compiled(function):
@@ -138,31 +139,31 @@ else:
         return function
 
     def branch_parts(branches):
-        """One: the other backends are for accelerators, which would rather have the branches together."""
+        """1: the other backends are for accelerators, which are faster with all branches together."""
         return 1
 
     def for_each_branch(function):
-        """`function` itself: the other backends are for accelerators, which would rather have the branches together."""
+        """`function` itself: the other backends are for accelerators, which are faster with all branches together."""
         return function
 
     def replica_count():
-        """1: replicas are TensorFlow's."""
+        """1: only TensorFlow has replicas."""
         return 1
 
     def sum_over_replicas(values):
-        """`values` themselves: replicas are TensorFlow's."""
+        """`values` themselves: only TensorFlow has replicas."""
         return values
 
     def several_machines():
-        """False: replicas are TensorFlow's."""
+        """False: only TensorFlow has replicas."""
         return False
 
 
 def check_keras_settings() -> None:
-    """Makes sure that layers will be made of the kind that the networks are written for.
+    """Makes sure that Keras' defaults are those that the networks are written for: channels last, float32.
 
     Raises:
-        InputError: Keras' settings, those of `keras.json` or of its functions, say otherwise.
+        InputError: `keras.json` or a call of Keras' functions has set others.
     """
     for name, expected in (("image_data_format", "channels_last"), ("floatx", "float32")):
         received = getattr(keras.config, name)()

@@ -7,10 +7,10 @@ from dekr_tf.layers.backend import normalize_by_batch
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class FusedBatchNorm(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of (B, H, W, C), with one operation in training where Keras has about fifteen.
+    """`keras.layers.BatchNormalization` of (B, H, W, C) with one operation in training, where Keras has about fifteen.
 
-    They would each pass over the feature map, and keep it for the gradient. The moving variance takes the unbiased
-    variance of the batch, as in PyTorch. With `synchronized=True`, and out of training, it is Keras' own.
+    Each of those would pass over the feature map and keep it for the gradient. The moving variance takes the batch's
+    unbiased variance, as in PyTorch. With `synchronized=True`, and in inference, Keras' own code runs.
     """
 
     def call(self, inputs, training=None, mask=None):

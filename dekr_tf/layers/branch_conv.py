@@ -22,8 +22,8 @@ def from_branches(x):
 def branch_conv(x, kernel, dilation: int = 1):
     """Convolution with zero padding and stride 1, a kernel for each branch.
 
-    All taps are one matrix product, then the products are shifted and added: unlike gathered patches this keeps
-    nothing but `x` for the gradient, and unlike a grouped convolution its gradient is fast on every backend.
+    One matrix product computes all taps, then the products are shifted and added. Unlike gathered patches, this keeps
+    nothing but `x` for the gradient; unlike a grouped convolution, its gradient is fast on every backend.
 
     Args:
         x: (G, B, H, W, C).
@@ -56,7 +56,7 @@ def _grouped_conv(x, kernel, dilation):
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class BranchConv2D(keras.layers.Layer):
-    """A convolution for each of G branches, stride 1, zero padding; the channels of a branch lie together.
+    """A convolution for each of G branches, stride 1, zero padding; the channels of a branch are contiguous.
 
     Args:
         branches: G.
@@ -65,7 +65,7 @@ class BranchConv2D(keras.layers.Layer):
         dilation: distance of neighboring taps.
         use_bias: adds a bias to each output channel.
         kernel_initializer: default: He initialization by the fan-out of one branch.
-        output_scale: multiplies the outputs.
+        output_scale: factor of the outputs, bias included.
 
     Input (B, H, W, G C), output (B, H, W, G F). Variables: `kernel` (G, S, S, C, F), `bias` (G F,).
 
@@ -128,10 +128,10 @@ class BranchConv2D(keras.layers.Layer):
 
 
 def branch_channels(input_shape, branches: int) -> int:
-    """Channels of one branch.
+    """Input channels of one branch.
 
     Raises:
-        ValueError: they do not divide evenly.
+        ValueError: the input's channels do not divide evenly.
     """
     channels, rest = divmod(input_shape[-1], branches)
     if rest:
@@ -142,6 +142,6 @@ def branch_channels(input_shape, branches: int) -> int:
 def branch_initializer(kernel_size: int, channels: int, filters: int):
     """He initialization by the fan-out of one branch.
 
-    Keras would take the leading branch axis for a part of the receptive field.
+    Keras would count the leading branch axis as part of the receptive field.
     """
     return keras.initializers.RandomNormal(stddev=(2.0 / (kernel_size * kernel_size * filters)) ** 0.5)

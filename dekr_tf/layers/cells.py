@@ -1,4 +1,4 @@
-"""Lists of cells out of masks, and what layers do on whole maps, at the listed cells only.
+"""Lists of cells from masks, and layer operations at the listed cells only, in place of whole maps.
 
 A cell is a row of `adaptive_conv.map_table`, which has B (H + 3) (W + 3) = R of them for each branch.
 """
@@ -12,17 +12,17 @@ from dekr_tf.layers.backend import compiled, gather_rows, room_for, scatter_add_
 
 
 class Cells(NamedTuple):
-    """The marked cells of a mask; where branches have masks of their own, their lists have one length."""
+    """The marked cells of a mask, in lists of one length for all branches; G is 1 for a mask that they share."""
 
     #: (G, R) bool.
     mask: Any
-    #: (G, N) int32, in order; behind a branch's last cell any others.
+    #: (G, N) int32, in order; placeholders after a branch's last cell.
     rows: Any
-    #: (G, N) bool.
+    #: (G, N) bool, false for placeholders.
     valid: Any
 
     def valid_only(self, values):
-        """Values (G, N, C) of the cells, zero behind a branch's last cell."""
+        """Values (G, N, C) of the cells, with those of placeholders set to zero."""
         return values * ops.cast(self.valid, values.dtype)[..., None]
 
 
@@ -47,18 +47,18 @@ class Grid:
     def list(self, mask):
         """The marked cells of (G, R)."""
         rows, valid = compact(mask)
-        # The first cell of the first map has neighbors, as all that are listed must have.
+        # Placeholders are the first cell of the first map, since every listed cell must have neighbors.
         return Cells(mask, ops.where(valid, rows, self._width + 1), valid)
 
     def map_rows(self, rows):
-        """Cells as rows of maps (B H W, ...) without a border."""
+        """Cells as row numbers of maps (B H W, ...) without a border."""
         height, width = self.map_size
         line, column = rows // self._width, rows % self._width
         image, row = line // (height + 3), line % (height + 3)
         return (image * height + row - 1) * width + column - 1
 
     def around(self, mask):
-        """Marks the cells of the maps among the marked ones of (G, R) and their neighbors."""
+        """Marks (G, R) the marked cells and their 3x3 neighbors, as far as they lie inside the maps."""
         steps = [y * self._width + x for y in range(3) for x in range(3)]
         return _spread(mask, steps, self._width + 1) & self._inside
 
@@ -77,7 +77,7 @@ class Grid:
 
 
 def _spread(mask, steps, back: int):
-    """Marks what lies one of `steps`, less `back`, behind a marked cell of (G, R)."""
+    """Marks (G, R) what lies `step - back` rows after a marked cell, for each of `steps`."""
     size = mask.shape[1]
     padded = ops.pad(mask, ((0, 0), (max(steps) - back, back)))
     starts = [max(steps) - step for step in steps]
@@ -97,15 +97,15 @@ def compact(mask):
         mask: (G, R) bool.
 
     Returns:
-        places (G, N) int32 and valid (G, N) bool, which is false behind a row's last place, where the places mean
-        nothing. N is at least the largest number of places of a row, see `backend.room_for`.
+        places (G, N) int32 and valid (G, N) bool, which is false after a row's last place, where the places mean
+        nothing. N is at least the largest number of places in a row, see `backend.room_for`.
     """
     rows, size = ops.shape(mask)
     counts = ops.cumsum(ops.reshape(ops.cast(mask, "int32"), (-1,)))
     ends = ops.reshape(counts, (rows, size))[:, -1]
     starts = ops.concatenate([ops.zeros((1,), "int32"), ends[:-1]])
     slots = ops.arange(room_for(ops.max(ends - starts), size), dtype="int32")
-    # The n-th place is where the count gets to n.
+    # The n-th place is where the count reaches n.
     wanted = starts[:, None] + slots + 1
     places = ops.reshape(ops.searchsorted(counts, ops.reshape(wanted, (-1,))), ops.shape(wanted))
     places = ops.cast(places, "int32") - ops.arange(rows, dtype="int32")[:, None] * size
@@ -163,12 +163,12 @@ def _in_one_table(rows, branches, size):
 
 
 def moments_at(x, valid, synchronized: bool = False):
-    """Mean and variance of each channel over the valid cells.
+    """Mean and biased variance of each channel over the valid cells.
 
     Args:
         x: (G, N, C).
         valid: (1, N) bool.
-        synchronized: over those of all replicas.
+        synchronized: count the cells of all replicas.
 
     Returns:
         mean and variance (G, 1, C), zero where no cell is valid, and the number of valid cells.

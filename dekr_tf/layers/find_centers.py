@@ -12,11 +12,12 @@ class FindCenters(keras.layers.Layer):
 
     Args:
         max_people: N.
-        threshold: a center must be above it.
-        mirrored: the second half of the batch are the maps of mirrored images, to be averaged with the first half.
+        threshold: a center's score must be above it.
+        mirrored: the second half of the batch holds the maps of mirrored images, to be averaged with the first half.
 
-    Input: heatmap (B, h, w, K + 1). Output: rows and columns, float32 whole numbers (B, N), and scores (B or B / 2,
-    N), highest first, zero where there are no more. Cells for mirrored maps are mirrored.
+    Input: heatmap (B, h, w, K + 1). Output: rows and columns, float32 whole numbers (B, N), and scores (B, N), highest
+    first; all three are zero after the last center. If `mirrored`, there are scores for B / 2 images, and the columns
+    of the second half are mirrored.
     """
 
     def __init__(self, max_people, threshold, mirrored=False, **kwargs):
@@ -33,7 +34,7 @@ class FindCenters(keras.layers.Layer):
         images, height, width, _ = ops.shape(center_map)
         scores = ops.where(center_map == _pool(center_map), center_map, self.threshold)
         scores = ops.reshape(scores, (images, height * width))
-        # A small map may have fewer cells than people are asked for.
+        # A small map may have fewer cells than `max_people`.
         scores = ops.pad(scores, ((0, 0), (0, self.max_people)), constant_values=self.threshold)
         scores, cells = ops.top_k(scores, self.max_people)
         found = scores > self.threshold
@@ -56,7 +57,7 @@ class FindCenters(keras.layers.Layer):
 
 
 def _pool(center_map):
-    """The highest value around each cell of (B, h, w, 1): of 3x3 cells, more on large maps."""
+    """The highest value around each cell of (B, h, w, 1): among 3x3 cells, more on large maps."""
     _, height, width, _ = ops.shape(center_map)
     pooled = _highest_of_nine(center_map)
     for side in CENTER_NMS_SIDES:

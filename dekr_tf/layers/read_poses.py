@@ -12,11 +12,11 @@ class ReadPoses(keras.layers.Layer):
     """From offsets at the centers to keypoints and scores (arithmetic of `inference.decoder`).
 
     Args:
-        flip_indices: with flip test, the K keypoints that mirrored ones become; then the second half of heatmap,
-            offset, rows and columns is that of mirrored images.
+        flip_indices: for the flip test, `KeypointSchema.flip_indices`. Heatmap, offset, rows and columns then have 2 B
+            images, the mirrored ones last.
 
-    Input: heatmap (B, h, w, K + 1), offset (B, N, 2 K), rows, columns and center scores (B, N), zero where there is no
-    center. Output: dict of `keypoints`, `keypoint_scores` and `center_scores`, see `build_pose_model`.
+    Input: heatmap (B, h, w, K + 1), offset (B, N, 2 K), rows, columns and center scores (B, N), scores zero where there
+    is no center. Output: dict of `keypoints`, `keypoint_scores` and `center_scores`, see `build_pose_model`.
     """
 
     def __init__(self, flip_indices=None, **kwargs):
@@ -43,7 +43,7 @@ class ReadPoses(keras.layers.Layer):
         return {"keypoints": keypoints, "keypoint_scores": found * heat, "center_scores": scores}
 
     def _heat_values(self, heatmap, x, y):
-        """The heatmap's value at keypoints x, y (B, N, K) in input pixels, of their four cells."""
+        """The heatmap's values at keypoints x, y (B, N, K) in input pixels, each interpolated from four cells."""
         images, height, width, channels = ops.shape(heatmap)
         values = ops.reshape(heatmap, (images * height * width * channels, 1))
         top, bottom, fraction_y = _cells_about(y, height)
@@ -80,7 +80,7 @@ class ReadPoses(keras.layers.Layer):
 
 
 def _cells_about(position, cells):
-    """The cell before and the cell behind the pixel of a position, int32, and how far between them the pixel is.
+    """The cells before and after the pixel of a position, int32, and how far between them the pixel is, 0 to 1.
 
     Args:
         position: x or y in input pixels, (B, N, K).

@@ -13,7 +13,7 @@ class Upsample(keras.layers.Layer):
     `keras.layers.UpSampling2D` interpolates in the compute dtype.
 
     Args:
-        factor: of both sides; a whole number, for `nearest` a power of two.
+        factor: whole number that multiplies both sides; for `nearest`, a power of two.
         interpolation: `nearest`, or `bilinear` with half-pixel centers.
 
     Input (B, H, W, C), output (B, factor H, factor W, C).

@@ -1,11 +1,11 @@
 """The sparse head of the pose model: the offset head at the centers only, with the result of the dense head there.
 
-It runs inside the network that ends at the poses (`models.pose_model`); for one that ends at the maps,
-`inference.sparse_head` does the same in NumPy behind it.
+It runs inside the network that ends at the poses (`models.pose_model`); after one that ends at the maps,
+`inference.sparse_head` does the same in NumPy.
 
 Two adaptive convolutions have a finite receptive field around a cell, though a different one for each cell. A block at
-a cell needs the features before it on the 3x3 cells around (they say where the nine taps lie) and on the 2x2 cells
-around each tap. Those are again outputs of a block, or the features that enter the head.
+a cell reads its input on the 3x3 cells around, which predict where the nine taps lie, and on the 2x2 cells around each
+tap. That input is again the output of a block, or the features that enter the head.
 """
 
 import keras
@@ -20,7 +20,7 @@ CHANNEL_MULTIPLE = 16
 
 
 def padded_channels(channels: int) -> int:
-    """Channels of a branch in the features that enter `SparseOffsetHead`."""
+    """Channels of a branch, padded as in the features that enter `SparseOffsetHead`."""
     return channels + -channels % CHANNEL_MULTIPLE
 
 
@@ -28,8 +28,8 @@ def padded_channels(channels: int) -> int:
 class SparseOffsetHead(keras.layers.Layer):
     """The blocks and the last convolution of G branches of one size, at chosen cells.
 
-    Nothing but gathers of rows, matrix products and arithmetic of at most four axes, for engines that have little
-    more. The work grows 45 times with each block, so this is for the paper's two.
+    It uses only row gathers, matrix products, and arithmetic on at most four axes, for engines that have little more.
+    The work grows 45-fold with each block, so this is for the paper's two.
 
     Args:
         branches: G.
@@ -38,8 +38,8 @@ class SparseOffsetHead(keras.layers.Layer):
         blocks: number of blocks.
         dilation: distance of the taps of plain blocks; zero for adaptive ones.
 
-    Input: features (B, h, w, G C) with h and w of at least 2, rows and columns (B, N) float32 of cells of the map.
-    Output (B, N, G F), as the dense branches have it at these cells.
+    Input: features (B, h, w, G C) with h and w of at least 2; rows and columns (B, N) of cells, whole numbers as
+    float32. Output (B, N, G F), equal to that of the dense branches at these cells.
     """
 
     def __init__(self, branches, channels, outputs, blocks, dilation=0, **kwargs):
@@ -56,7 +56,7 @@ class SparseOffsetHead(keras.layers.Layer):
 
         self.kernels = [add(f"kernel{i}", 9 * self.channels, self.channels) for i in range(self.blocks)]
         self.biases = [add(f"bias{i}", 1, self.channels) for i in range(self.blocks)]
-        # By names, since TensorFlow exports no objects in dictionaries of other keys.
+        # Keys are strings, since TensorFlow exports no dictionaries with other keys.
         self.tap_kernels, self.tap_biases = {}, {}
         for index, sides in enumerate(_window_sides(self.blocks) if not self.dilation else ()):
             for side in sides:
@@ -71,9 +71,9 @@ class SparseOffsetHead(keras.layers.Layer):
         """Takes the weights of the built layer.
 
         Args:
-            weights: as `models.folding.fold_offset_head` gives them for one size of branches: `kernel{i}`
-                (G, 9, c, c), `bias{i}` (G, c), `offset_kernel{i}` (G, 9, c, 6), `offset_bias{i}` (G, 6) for each
-                block, `final_kernel` (G, c, F) and `final_bias` (G, F), with c <= C channels.
+            weights: of `models.folding.fold_offset_head` for one size of branches: `kernel{i}` (G, 9, c, c), `bias{i}`
+                (G, c) and, for adaptive blocks, `offset_kernel{i}` (G, 9, c, 6), `offset_bias{i}` (G, 6) of block i;
+                `final_kernel` (G, c, F) and `final_bias` (G, F), with c <= C channels.
         """
         extra = (0, self.channels - weights["final_kernel"].shape[1])
         none = (0, 0)
@@ -107,8 +107,8 @@ class SparseOffsetHead(keras.layers.Layer):
             block: index.
             y, x: (G, Q) float32 whole numbers, the windows' first cells.
             first: (G, Q) or (G, 1) int32, row of the map's first cell.
-            side: of the windows.
-            inside: no window reaches beyond the map.
+            side: of the windows, in cells.
+            inside: whether no window reaches beyond the map.
 
         Returns:
             (G, Q, side side C).
@@ -123,7 +123,7 @@ class SparseOffsetHead(keras.layers.Layer):
         else:
             values = self._plain(source, block, cells_y, cells_x, first)
         if not inside:
-            # Zero from a distance of one cell on.
+            # The mask is zero from a distance of one cell on.
             mask = ops.relu(1.0 - ops.abs(cells_y - near_y) - ops.abs(cells_x - near_x))
             values = ops.reshape(values, (self.branches, -1, side * side, self.channels)) * mask[..., None]
         return ops.reshape(values, (self.branches, -1, side * side * self.channels))
@@ -136,8 +136,8 @@ class SparseOffsetHead(keras.layers.Layer):
             ops.reshape(each + start[..., None], (self.branches, -1))
             for each, start in zip(ops.split(taps, 2, axis=-1), (y, x), strict=True)
         )
-        # Of two cells inside the map the tap reads by its distance from each: those further than one cell count
-        # nothing, so the first and last cells serve for taps beyond them too.
+        # Along each axis a tap reads two cells of the map, weighted by distance. A cell more than one away has no
+        # weight, so the outermost two can serve for taps beyond the border too.
         top, left = source.first_of_four(tap_y, tap_x)
         shares = _corner_shares(tap_y - top, tap_x - left)
         first = _repeat(first, side * side * 9)
@@ -147,14 +147,14 @@ class SparseOffsetHead(keras.layers.Layer):
         else:
             outputs = self._convolve(source.four_cells(source.rows(top, left, first)), shares, self.kernels[block])
         outputs = ops.reshape(outputs + self.biases[block], (self.branches, -1, side * side * self.channels))
-        # What a row of the window holds, without its first and last cell.
+        # The rows of the window without its border: without their first and last cell.
         starts = [(row * (side + 2) + 1) * self.channels for row in range(1, side + 1)]
         middle = [before[..., start : start + side * self.channels] for start in starts]
         return ops.relu(outputs + (ops.concatenate(middle, axis=-1) if side > 1 else middle[0]))
 
     def _convolve(self, corners, shares, kernel):
         """Nine taps, each of four corners (G, M, C) with shares (G, M), times kernel (G, 9 C, C): (G, M / 9, C)."""
-        # Corner by corner: to put the numbers of four corners side by side costs more than reading the features.
+        # Corner by corner: putting the features of four corners side by side costs more than reading them.
         sampled = sum(corner * share[..., None] for corner, share in zip(corners, shares, strict=True))
         return ops.matmul(ops.reshape(sampled, (self.branches, -1, 9 * self.channels)), kernel)
 
@@ -215,7 +215,7 @@ class _Map:
 
     def rows(self, y, x, first):
         """The rows of cells y, x, all inside; `first` are the rows of cell (0, 0)."""
-        # Cells are counted exactly in float32 (up to 2^24 of them), rows of a batch and all branches are not.
+        # float32 counts the cells of a map exactly, up to 2^24, but not the rows of a batch and all branches.
         return ops.cast(y * self.width + x, "int32") * self.branches + first
 
     def cells(self, rows):
@@ -223,18 +223,18 @@ class _Map:
         return gather_rows(self.table, rows)
 
     def four_cells(self, rows):
-        """Features (..., C) of the cells in these rows, of those right of them, below, and right of those."""
+        """Features (..., C) of the cells in these rows, of those to their right, below them, and below to the right."""
         steps = self.branches, self.row_step, self.row_step + self.branches
         return [self.cells(each) for each in (rows, *(rows + step for step in steps))]
 
 
 def _repeat(first, times):
-    """The rows `first` (G, Q) or (G, 1) for so many cells of each window: (G, Q times) or (G, 1)."""
+    """The rows `first` (G, Q) or (G, 1), repeated for `times` cells of each window: (G, Q times) or (G, 1)."""
     return first if first.shape[1] == 1 else ops.repeat(first, times, axis=1)
 
 
 def _window_sides(blocks):
-    """For each block, the sides of the windows that it is asked for."""
+    """For each block, the sides of the windows that it is evaluated on."""
     sides = [{1}]
     for _ in range(blocks - 1):
         sides.append({2, *(side + 2 for side in sides[-1])})
@@ -242,7 +242,7 @@ def _window_sides(blocks):
 
 
 def _tap_kernel(kernel, side):
-    """The 3x3 kernel of offsets (G, 9, C, 6), on all cells of a window, for the nine taps of each cell.
+    """The 3x3 kernel of the offsets (G, 9, C, 6), spread over a window, for the nine taps of each of its cells.
 
     Returns:
         (G, side + 2, side + 2, C, 2, side, side, 9), y of all taps before x.
@@ -257,20 +257,20 @@ def _tap_kernel(kernel, side):
 
 
 def _tap_bias(bias, side):
-    """From a window's first cell to all taps of its cells, with the bias (G, 6) of the offsets: (G, 2 side side 9)."""
+    """Steps from a window's first cell to all taps of its cells, from the offsets' bias (G, 6): (G, 2 side side 9)."""
     cells = np.stack(np.divmod(np.arange(side * side), side))
     taps = (bias @ _taps_of_offsets()).reshape(-1, 2, 1, 9) + cells[:, :, None]
     return taps.reshape(len(bias), -1)
 
 
 def _steps(side):
-    """From a window's first cell to all of its cells, row by row: y and x, (side side,)."""
+    """Steps from a window's first cell to each of its cells, row by row: y and x, (side side,)."""
     y, x = np.divmod(np.arange(side * side), side)
     return ops.convert_to_tensor(y, "float32"), ops.convert_to_tensor(x, "float32")
 
 
 def _taps_of_offsets():
-    """What makes y and x of nine taps, less those of the cell, of (yy, yx, xy, xx, ty, tx): (6, 18)."""
+    """The matrix (6, 18) from (yy, yx, xy, xx, ty, tx) to y, then x, of nine taps relative to their cell."""
     y = [(gy, gx, 0, 0, 1, 0) for gy, gx in GRID]
     x = [(0, 0, gy, gx, 0, 1) for gy, gx in GRID]
     return np.array(y + x, np.float32).T

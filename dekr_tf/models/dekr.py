@@ -16,7 +16,7 @@ from dekr_tf.models.mobilenet import mobilenet_v2
 from dekr_tf.sidecar import Sidecar
 
 CHANNELS_PER_KEYPOINT = 15
-#: Of the last convolution of both heads, as in the reference: the first maps are close to zero.
+#: Initial standard deviation in the last convolution of both heads, as in the reference: maps begin close to zero.
 OUTPUT_STDDEV = 0.001
 
 
@@ -26,7 +26,7 @@ def branch_groups(config: OffsetHeadConfig, schema: KeypointSchema) -> list[list
         return [[index] for index in range(len(schema))]
     if config.branches == "single":
         return [list(range(len(schema)))]
-    # Branches of one size are computed together, so they stand together.
+    # Branches of one size are computed together, so their channels must be contiguous.
     groups = [[schema.names.index(name) for name in group] for group in config.branches]
     return sorted(groups, key=len)
 
@@ -38,7 +38,7 @@ def keypoint_channels(config: OffsetHeadConfig, schema: KeypointSchema) -> int:
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class PoseNetwork(keras.Model):
-    """A functional model that keeps the settings of inference, also in the file that Keras' `save` writes."""
+    """A functional model that keeps the settings of inference, also in files that its `save` writes."""
 
     sidecar: Sidecar
 
@@ -62,16 +62,16 @@ def build_dekr(
     """Builds the network: `build_dekr(width=32, schema=COCO)`, or with the settings of an experiment.
 
     Args:
-        config: the backbone's size and the offset head's family; without it, the settings that are given besides.
+        config: backbone and heads; by default made from `settings`.
         schema: the skeleton of K keypoints.
         image_size: (height, width) of the input, multiples of 32; by default any.
-        settings: of `ModelConfig`.
+        settings: of `ModelConfig`, instead of `config`.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalized RGB, to a dict of float32 maps at stride 4:
         `heatmap` (B, H / 4, W / 4, K + 1), keypoint scores around 0..1 with the center last, and `offset`
-        (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels. Its `sidecar` has the network's settings
-        and otherwise the defaults.
+        (B, H / 4, W / 4, 2 K), x and y of (cell minus keypoint) in map pixels. Its `sidecar` has these settings, and
+        the defaults for all others.
 
     Raises:
         InputError: a setting does not fit, or Keras' settings are not those that the network needs.
@@ -102,10 +102,10 @@ def build_dekr(
 
 
 def build_backbone(config: ModelConfig) -> keras.Model:
-    """The backbone alone, from `image` (B, H, W, 3) to maps at strides 4, 8, 16 and 32; layers as in `build_dekr`.
+    """The backbone alone, from `image` (B, H, W, 3), with the layer names of `build_dekr`; raises as it does.
 
-    HRNet's four branches, EfficientNet's levels before the pyramid, or MobileNetV2's pyramid. Raises what `build_dekr`
-    does.
+    The outputs are HRNet's four branches or EfficientNet's levels before the pyramid, at strides 4, 8, 16 and 32, or
+    the one map of MobileNetV2's pyramid at stride 4.
     """
     check_keras_settings()
     image = keras.Input((None, None, 3), name="image")
@@ -119,7 +119,7 @@ def build_backbone(config: ModelConfig) -> keras.Model:
 def _heatmap_head(features, channels, num_keypoints):
     x = conv_bn(features, channels, "heatmap_transition")
     x = basic_block(x, channels, "heatmap_u0")
-    # The loss and the decoder want float32 also where the network computes in float16.
+    # The loss and the decoder need float32 even if the network computes in float16.
     return layers.Conv2D(
         num_keypoints + 1, 1, kernel_initializer=_output_initializer(), dtype="float32", name="heatmap"
     )(x)
@@ -193,7 +193,7 @@ class SliceChannels(layers.Layer):
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class OrderKeypoints(layers.Layer):
-    """Brings offsets (B, H, W, 2 K), whose i-th pair belongs to keypoint `order[i]`, into keypoint order."""
+    """Puts offsets (..., 2 K), whose i-th pair belongs to keypoint `order[i]`, into keypoint order."""
 
     def __init__(self, order, **kwargs):
         super().__init__(**kwargs)

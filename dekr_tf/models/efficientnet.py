@@ -48,10 +48,10 @@ def efficientnet_lite0(image):
 
 
 def pyramid(levels, channels: int):
-    """Brings backbone levels to one map at the finest stride, from the coarsest down (Lin et al., CVPR 2017).
+    """Merges backbone levels into one map at the finest stride, from the coarsest down (Lin et al., CVPR 2017).
 
-    Each level enters by a 1x1 convolution, is added to what is above it, upsampled, and passes a depthwise separable
-    convolution.
+    Each level passes a 1x1 convolution, is added to the upsampled output of the level above, and the sum passes a
+    depthwise separable convolution.
 
     Args:
         levels: (B, h / 2^i, w / 2^i, C_i), each level at half the resolution of the one before.
@@ -85,8 +85,8 @@ def _inverted_residual(x, filters, name, kernel_size, strides, expansion):
 
 
 def _conv_bn(x, filters, name, *, kernel_size=1, strides=1, activation=True):
-    # Trained in TensorFlow, the checkpoints want its padding: before an even map a pixel less than behind it where the
-    # stride is 2.
+    # The checkpoints were trained in TensorFlow and need its padding: at stride 2, an even map gets one pixel less
+    # before it than after it.
     conv = layers.Conv2D(
         filters,
         kernel_size,
@@ -100,7 +100,7 @@ def _conv_bn(x, filters, name, *, kernel_size=1, strides=1, activation=True):
 
 
 def _depthwise_bn(x, name, kernel_size, strides=1, *, activation=True):
-    # What He's rule asks for: to Keras, all channels are inputs of a depthwise convolution, but each output sees one.
+    # He initialization: Keras' own counts all channels as inputs of a depthwise convolution, but each output sees one.
     initializer = initializers.VarianceScaling(2.0, "fan_out")
     conv = layers.DepthwiseConv2D(
         kernel_size, strides, "same", use_bias=False, depthwise_initializer=initializer, name=f"{name}_conv"

@@ -15,17 +15,18 @@ from dekr_tf.models.dekr import build_dekr
 from dekr_tf.sidecar import MEMBER, Sidecar, read_sidecar, to_json, write_sidecar
 from dekr_tf.weights import resolve
 
-#: A whole model; weights alone; and weights in half precision with the sidecar inside the file, for models that ship.
+#: A whole model; weights alone; and weights in float16 with the sidecar inside the file, for models that ship.
 WHOLE, WEIGHTS, COMPACT = ".keras", ".weights.h5", ".weights.npz"
 
 
 def save_model(model: keras.Model, path: str | Path, sidecar: Sidecar | None = None) -> None:
     """Writes a model as `.keras` (whole), `.weights.h5` (weights only) or `.weights.npz` (weights in float16).
 
-    The sidecar becomes the model's, and lies beside the file; `.keras` and `.weights.npz` hold it inside as well.
+    The sidecar becomes the model's, and is written beside the file; a `.weights.npz` has it inside instead, and a
+    `.keras` of `build_dekr`'s network inside as well.
 
     Raises:
-        InputError: another suffix, the file cannot be written, a `.weights.npz` without a sidecar, or with a weight
+        InputError: the suffix is another, the file cannot be written, or a `.weights.npz` has no sidecar or a weight
             that float16 cannot hold.
     """
     check_suffix(path)
@@ -38,7 +39,7 @@ def save_model(model: keras.Model, path: str | Path, sidecar: Sidecar | None = N
         elif str(path).endswith(WHOLE):
             model.save(temporary)
         else:
-            # HDF5 would tell of a full disk in many lines, and not as an OSError.
+            # Claims the space, since HDF5 reports a full disk in many lines, and not as an OSError.
             temporary.write_bytes(bytes(4 * model.count_params() + 4096 * len(model.variables)))
             model.save_weights(temporary)
     if sidecar is not None and not compact:
@@ -53,8 +54,8 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
         config: settings to use instead of those in the sidecar; the architecture of a `.weights.h5` file follows it.
 
     Raises:
-        InputError: the file is missing, damaged, no DEKR of ours, or does not fit the settings; or Keras' settings are
-            not those that the network needs.
+        InputError: the file is missing, damaged, not a DEKR of this package, or does not fit the settings; or Keras'
+            settings are not those that the network needs.
     """
     path = resolve(path, "network")
     check_suffix(path)
@@ -73,7 +74,7 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
         else:
             model.load_weights(path)
     except Exception as error:  # On a damaged file, zipfile, HDF5 and Keras can raise almost any exception.
-        # Keras says of any other file that it is not there.
+        # Keras reports any other file as missing.
         broken = whole and not zipfile.is_zipfile(path)
         reason = "not a whole .keras archive" if broken else str(error).strip().split("\n")[0]
         raise InputError(f"{path} is not a DEKR of these settings, or it is damaged: {reason}") from error
@@ -90,7 +91,7 @@ def load_model(path: str | Path, config: Config | None = None) -> tuple[keras.Mo
 
 
 def check_suffix(path: str | Path) -> None:
-    """Raises InputError unless a model can be kept under this name."""
+    """Raises InputError unless a model can be saved under this name."""
     if not str(path).endswith((WHOLE, WEIGHTS, COMPACT)):
         raise InputError(f"a model file ends in {WHOLE}, {WEIGHTS} or {COMPACT}. Received: {path}")
 

@@ -1,4 +1,4 @@
-"""The network of `build_dekr` for inference: batch normalization becomes part of the convolutions before it."""
+"""The network of `build_dekr` for inference: batch normalization is folded into the convolutions before it."""
 
 import re
 
@@ -35,9 +35,9 @@ def fold_maps(model: keras.Model, fusible: bool) -> keras.Model:
 
 
 def backbone_branches(model: keras.Model) -> list[keras.KerasTensor]:
-    """Where the backbone ends in a model of `build_dekr`, symbolic.
+    """The symbolic outputs of the backbone in a model of `build_dekr`.
 
-    HRNet's branches at strides 4, 8, 16 and 32; of a pyramid the one map at stride 4.
+    They are HRNet's branches at strides 4, 8, 16 and 32, or the one map of a pyramid at stride 4.
     """
     features = model.get_layer("features")
     if not isinstance(features.input, list):
@@ -46,11 +46,11 @@ def backbone_branches(model: keras.Model) -> list[keras.KerasTensor]:
 
 
 def _fold(model, inputs, outputs, fusible):
-    """A copy of a part of the model, batch normalization folded into the convolutions.
+    """A copy of a part of the model, with batch normalization folded into the convolutions.
 
-    Unless it is to be `fusible`, what a convolution with a bias gives is not added to something else, but its negative
-    subtracted: TensorFlow makes one oneDNN kernel of convolution, bias and addition, and that kernel (2.21) keeps the
-    other summand's memory in itself, so that calls of several threads overwrite each other's maps, or freed memory.
+    Unless it is to be `fusible`, the output of a biased convolution is never added to another map; its negative is
+    subtracted instead. TensorFlow (2.21) fuses convolution, bias and addition into one oneDNN kernel, which caches a
+    pointer to the other addend's buffer, so that concurrent calls overwrite each other's maps, or freed memory.
     """
     norms = {layer.name for layer in model.layers if layer.name.endswith("_bn")}
     convolved, negated = {}, set()
@@ -95,9 +95,9 @@ def _fold(model, inputs, outputs, fusible):
 
 
 def transition(branches: list[keras.KerasTensor], kernel: np.ndarray, bias: np.ndarray, name: str) -> keras.KerasTensor:
-    """A 1x1 convolution and ReLU of the backbone's branches, upsampled to one size and side by side.
+    """A 1x1 convolution and ReLU of the backbone's branches, as if they were first upsampled and concatenated.
 
-    Enlarging works on each channel alone and the convolution on each cell, so they may change places: the branches are
+    Upsampling works on each channel alone and the convolution on each cell alone, so they commute: the branches are
     convolved while they are small, and the results upsampled and added.
 
     Args:
@@ -113,7 +113,7 @@ def transition(branches: list[keras.KerasTensor], kernel: np.ndarray, bias: np.n
     start = 0
     for index, branch in enumerate(branches):
         end = start + branch.shape[-1]
-        # The bias is not with the branch that is added as it is: see `_fold`.
+        # The first branch, which is added without upsampling, must have no bias: see `_fold`.
         biased = index == min(1, len(branches) - 1)
         conv = keras.layers.Conv2D(len(bias), 1, use_bias=biased, dtype="float32", name=f"{name}_{index}")
         term = conv(branch)
@@ -133,10 +133,10 @@ def fold_offset_head(model: keras.Model) -> dict[str, np.ndarray]:
 
     Returns:
         What `inference.sparse_head.sparse_offsets` takes. For the G branches of k keypoints and C channels, float32
-        under `branches{k}/`: `kernel{i}` (G, 9, C, C), `bias{i}` (G, C) and, of adaptive blocks, `offset_kernel{i}`
+        under `branches{k}/`: `kernel{i}` (G, 9, C, C), `bias{i}` (G, C) and, for adaptive blocks, `offset_kernel{i}`
         (G, 9, C, 6), `offset_bias{i}` (G, 6) of each block i; `final_kernel` (G, C, 2 k), `final_bias` (G, 2 k).
         Besides, int: `sizes`, the ks in the order of the branches' channels; `order`, the keypoint of each pair of
-        outputs; `dilation` of plain blocks, zero of adaptive ones.
+        outputs; `dilation` of plain blocks, zero for adaptive ones.
 
     Raises:
         ValueError: the model has no such head.
@@ -170,7 +170,7 @@ def fold_offset_head(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def branches_of_size(weights: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """Of folded weights, those of the branches of `size` keypoints."""
+    """The folded weights of the branches with `size` keypoints, their names without the prefix."""
     prefix = f"branches{size}/"
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
@@ -180,7 +180,7 @@ def _array(variable):
 
 
 def fold_batch_norm(model: keras.Model, name: str, branches: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias that do what `{name}_conv` followed by `{name}_bn` does.
+    """Kernel and bias of one convolution that equals `{name}_conv` followed by `{name}_bn`.
 
     Args:
         model: of `build_dekr`.
@@ -188,7 +188,7 @@ def fold_batch_norm(model: keras.Model, name: str, branches: int | None = None) 
         branches: G, for a convolution with a kernel for each branch.
 
     Returns:
-        Kernel (3, 3 or 1, 1, C, F) and bias (F,) float64; of branches (G, ..., F) and (G, F).
+        Kernel (S, S, C, F), or (S, S, C, 1) if depthwise, and bias, float64; of branches (G, ..., F) and (G, F).
 
     Raises:
         ValueError: the model has no such layers.

@@ -1,8 +1,8 @@
 """HRNet: a backbone that keeps a high resolution from end to end (Sun et al., CVPR 2019).
 
 Layer names follow the structure, since checkpoints are matched by them: `stage3_m0_b1_u2_1_conv` is the first
-convolution of the third block of branch 1 in module 0 of stage 3; `stage3_m0_f0_2` is what carries branch 2 to branch 0
-in that module's fusion.
+convolution of the third block of branch 1 in module 0 of stage 3; `stage3_m0_f0_2` is the path from branch 2 to
+branch 0 in that module's fusion.
 """
 
 from keras import layers
@@ -16,7 +16,7 @@ BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9
 
 BOTTLENECK_EXPANSION = 4
-#: Stages 2, 3 and 4 have as many branches.
+#: The stages after the first; each has as many branches as its number.
 STAGES = (2, 3, 4)
 
 
@@ -28,8 +28,8 @@ def batch_norm(x, name: str):
 def conv_bn(x, filters: int, name: str, *, kernel_size: int = 1, strides: int = 1, relu: bool = True):
     """Convolution without bias, batch normalization and, if wanted, ReLU; zero padding.
 
-    Strided convolutions are padded by one pixel on every side before a convolution without padding: Keras' own "same"
-    would pad only behind an even-sized map, and so sample other pixels than PyTorch.
+    Before a strided convolution, the input is padded equally on every side: Keras' own "same" would pad an even-sized
+    map only after its end, and so sample other pixels than PyTorch.
     """
     padding = "same"
     if strides > 1:
@@ -50,7 +50,7 @@ def basic_block(x, filters: int, name: str):
 
 
 def bottleneck_block(x, filters: int, name: str):
-    """1x1, 3x3 and 1x1 convolutions; the shortcut is projected where the channels differ."""
+    """1x1, 3x3 and 1x1 convolutions; the shortcut is projected if the channels differ."""
     out = filters * BOTTLENECK_EXPANSION
     y = conv_bn(x, filters, f"{name}_1")
     y = conv_bn(y, filters, f"{name}_2", kernel_size=3)
@@ -88,7 +88,7 @@ def hrnet(image, config: ModelConfig):
 
 
 def _transition(branches, channels, name):
-    """The input of each branch of the next stage: as it is, with other channels, or a new branch at half resolution."""
+    """The input of each branch of the next stage: unchanged, with other channels, or new at half resolution."""
     outputs = []
     for index, filters in enumerate(channels):
         if index == len(branches):

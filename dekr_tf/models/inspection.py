@@ -1,4 +1,4 @@
-"""What a regressed keypoint depends on: where its adaptive convolutions read, and its gradient in the input."""
+"""What a regressed keypoint depends on: where its adaptive convolutions read, and its gradient by input pixels."""
 
 from collections.abc import Sequence
 
@@ -24,8 +24,8 @@ def activated_positions(
     """The positions that the adaptive convolutions of a keypoint's branch read for its offset (paper Figure 4).
 
     The last block has nine taps about a cell; the block before it has nine about each of these, and so on. A tap that
-    lies between cells reads up to four of them, each with a matrix and a translation of its own: the taps given for it
-    are their mean, weighted as the interpolation weights the cells. The identity shortcuts read the cell itself.
+    lies between cells reads up to four of them, each with its own matrix and translation: the taps returned for it are
+    their mean, weighted as the interpolation weights the cells. The identity shortcuts read the cell itself.
 
     Args:
         model: of `build_dekr`.
@@ -36,7 +36,7 @@ def activated_positions(
 
     Returns:
         For each block, the last one first, positions (N, 9, 2), (N, 81, 2) and so on: x, y in pixels of the network's
-        input; NaN behind a tap that lies outside the map and reads nothing.
+        input; NaN for the taps about a position outside the map, where nothing is read.
 
     Raises:
         InputError: the offset head has no adaptive convolutions.
@@ -64,8 +64,8 @@ def saliency(
 ) -> np.ndarray:
     """How much each input pixel moves the keypoint that a cell regresses (paper Figure 1).
 
-    It is the length of the gradient of the keypoint's x and y in the pixel's three colors. Only with TensorFlow as
-    backend of Keras. Takes two passes backwards through the network for each cell.
+    That is the norm of the gradient of the keypoint's x and y with respect to the pixel's three colors. It needs
+    Keras' TensorFlow backend, and takes two backward passes through the network for each cell.
 
     Args:
         model: of `build_dekr`, or any whose output `offset` (1, h, w, 2 K) is grid minus keypoint in map pixels.
@@ -99,7 +99,7 @@ def saliency(
 
 
 def _branch_offsets(layer: AdaptiveConv2D, features, branch: int) -> np.ndarray:
-    """What places the taps of a branch: (h, w, 6), see `sample_and_convolve`."""
+    """The offsets that place the taps of a branch: (h, w, 6), see `sample_and_convolve`."""
     channels = features.shape[-1] // layer.branches
     part = keras.ops.cast(features, "float32")[None, ..., branch * channels : (branch + 1) * channels]
     kernel = keras.ops.convert_to_tensor(layer.offset_kernel)[branch : branch + 1]
@@ -109,7 +109,7 @@ def _branch_offsets(layer: AdaptiveConv2D, features, branch: int) -> np.ndarray:
 
 def _taps_at(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The taps of positions (N, P, 2), y and x in map pixels, by offsets (h, w, 6): (N, 9 P, 2)."""
-    # Nothing is read behind a tap that reads nothing.
+    # A position of NaN goes outside the map, since it reads nothing either.
     positions = np.nan_to_num(positions, nan=-2.0)
     first = np.floor(positions)
     corners = first[..., None, :] + [(0, 0), (0, 1), (1, 0), (1, 1)]

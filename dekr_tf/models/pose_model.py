@@ -25,28 +25,28 @@ def build_pose_model(
     heatmap_output: bool = False,
     fusible: bool = False,
 ) -> keras.Model:
-    """Builds the network from image to candidate poses, with the weights that `model` has now.
+    """Builds the network from image to candidate poses, with a copy of the weights that `model` has now.
 
-    Backbone and heatmap head are the model's own layers. The offset head (paper section 3.1) is evaluated at the best
-    centers only, where it gives what the dense head gives; its batch normalization becomes part of the convolutions.
+    Batch normalization is folded into the convolutions. The offset head (paper section 3.1) is evaluated at the best
+    centers only, with the result of the dense head there.
 
     Args:
         model: of `build_dekr`.
-        sidecar: its settings; of these, skeleton and decoder count.
+        sidecar: its settings, of which skeleton and decoder are used.
         image_size: (height, width) of the input, multiples of 32; by default any.
         batch_size: number of images; by default any.
-        flip: flip test: each image is also looked at mirrored, and the two are averaged.
-        heatmap_output: with the heatmap among the outputs, for multi-scale test and matching.
-        fusible: for engines other than TensorFlow, which may fuse convolutions with the additions behind them.
-            TensorFlow makes a kernel of these that only one thread at a time may call, so by default there are
-            subtractions of negatives in their place, with the same result to the bit.
+        flip: flip test: the network also runs on each mirrored image, and the two results are averaged.
+        heatmap_output: with the heatmap among the outputs, for the multi-scale test and matching.
+        fusible: for engines other than TensorFlow, which may fuse convolutions with the additions after them.
+            TensorFlow's fused kernel is not thread-safe, so by default subtractions of negatives take the place of
+            additions, with bit-identical results.
 
     Returns:
         A functional model from `image` (B, H, W, 3), normalized RGB, to a dict of float32 arrays for the
         N = `decoder.max_people` best centers, highest first: `keypoints` (B, N, K, 2), x and y in input pixels;
-        `keypoint_scores` (B, N, K), center score times heat value; `center_scores` (B, N). Where fewer centers are
-        above the threshold, the others are zero in all three. With `heatmap_output` also `heatmap` (B, h, w, K + 1),
-        with flip test the mean of the two.
+        `keypoint_scores` (B, N, K), center score times heat value; `center_scores` (B, N). If fewer centers are above
+        the threshold, the rest is zero in all three. With `heatmap_output` also `heatmap` (B, h, w, K + 1), which is
+        the mean of the two with flip test.
 
     Raises:
         InputError: the model is not one of `build_dekr`, or has another skeleton.
@@ -77,7 +77,7 @@ def build_pose_model(
 
 
 def _offset_at(rows, columns, features, entrance, head):
-    """The offset (B, N, 2 K) that the dense head has at the cells of rows and columns (B, N).
+    """The dense head's offsets (B, N, 2 K) at the cells of rows and columns (B, N).
 
     Args:
         features: the backbone's branches.
@@ -111,14 +111,14 @@ def _offset_at(rows, columns, features, entrance, head):
 
 
 def _mean_of_mirrored(heatmap, flip_indices):
-    """The mean (B, h, w, K + 1) of the heatmaps of images and, behind them, of their mirrored copies."""
+    """The mean (B, h, w, K + 1) of the heatmaps of B images and of their mirrored copies, which follow them."""
     plain, mirrored = ops.split(heatmap, 2, axis=0)
     mirrored = ops.take(ops.flip(mirrored, axis=2), [*flip_indices, len(flip_indices)], axis=3)
     return (plain + mirrored) / 2.0
 
 
 def _pad_branches(array, branches, padded):
-    """(..., G C) -> (..., G padded), zeros behind the channels of each branch."""
+    """(..., G C) -> (..., G padded), with zeros after the channels of each branch."""
     split = array.reshape(*array.shape[:-1], branches, -1)
     split = np.pad(split, [(0, 0)] * (split.ndim - 1) + [(0, padded - split.shape[-1])])
     return split.reshape(*array.shape[:-1], branches * padded)

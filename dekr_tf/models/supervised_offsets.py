@@ -1,7 +1,7 @@
-"""The offset head in training, evaluated only where offsets are asked for.
+"""The offset head in training, evaluated only where offsets are supervised.
 
-That is a few squares of cells per image; on the whole map the head would take half of a small network's step. The
-values are those of the dense head at these cells, but for batch statistics.
+Those are a few squares of cells per image; on the whole map, the head would take half of a small network's step. The
+values are those of the dense head at these cells, except for the batch statistics.
 """
 
 import keras
@@ -16,12 +16,12 @@ from dekr_tf.layers.cells import Grid, add_rows_at, moments_at, neighbors, rows_
 class SupervisedOffsets:
     """The offset head of a network, evaluated at the cells that have a loss weight.
 
-    The last block and the final convolution run at these cells only. Where there are two blocks, the first runs at the
-    cells that the second reads: on the 3x3 cells around, which tell it where its taps lie, and at the four cells
-    around each tap. Each distinct cell is computed once.
+    The last block and the final convolution run at these cells only. Of two blocks, the first runs at the cells that
+    the second reads: the 3x3 cells around, which predict where its taps lie, and the four cells around each tap. Each
+    distinct cell is computed once.
 
-    Batch statistics of the last block are those of the cells with a weight, and batch statistics of the first block
-    those of the 3x3 cells around them: which other cells it is read at depends on the statistics themselves.
+    The last block takes its batch statistics from the cells with a weight, the first of two from the 3x3 cells around
+    those: which other cells the second block reads depends on the statistics themselves.
 
     Args:
         network: of `build_dekr`, with one or two adaptive blocks.
@@ -48,7 +48,7 @@ class SupervisedOffsets:
         self._order = network.get_layer("offset_order") if "offset_order" in names else None
 
     def __call__(self, features, targets, training: bool = True):
-        """Offsets at the cells where any has a loss weight, as whole maps have them there.
+        """Offsets, targets and weights of the cells where any offset has a loss weight.
 
         Args:
             features: (B, h, w, C) of `self.features`.
@@ -65,7 +65,7 @@ class SupervisedOffsets:
         start = 0
         for layers, final in self._branches:
             channels = final.branches * layers[0][0].filters
-            # The gradient of a slice is as large as the whole.
+            # The gradient of a slice is as large as the whole map, so there is none if one is enough.
             own = features if len(self._branches) == 1 else features[..., start : start + channels]
             y = _evaluate(own, layers, grid, cells, training)
             kernel = ops.convert_to_tensor(final.kernel)[:, 0, 0]
@@ -108,7 +108,7 @@ def _evaluate(features, layers, grid, cells, training):
 
 
 def _sample_second_block(first, second, tables, grid, cells, training):
-    """What `_Block.sample` gives for the second block, a pair for each part of the branches."""
+    """The result of `_Block.sample` for the second block, a pair for each part of the branches."""
     near = grid.list(grid.around(cells.mask))
     sampled = [first.sample(part, table, near.rows) for part, table in enumerate(tables)]
     moments = first.moments([y for _, y in sampled], near, training)
@@ -126,7 +126,7 @@ def _sample_second_block(first, second, tables, grid, cells, training):
 
 
 class _Block:
-    """An adaptive convolution, its batch normalization, shortcut and ReLU, at cells; the branches come in parts."""
+    """An adaptive convolution with batch normalization, shortcut and ReLU, at cells; the branches come in parts."""
 
     def __init__(self, conv, norm, parts, map_size):
         self.norm = norm
@@ -161,13 +161,13 @@ class _Block:
         return own, self.convolve(part, table, rows, offsets)
 
     def moments(self, outputs, cells, training):
-        """Mean and variance (G, 1, F) for each part: of the cells in training, which the moving averages follow."""
+        """Mean and variance (G, 1, F) for each part: in training those of the cells, which update the averages."""
         norm = self.norm
         if not (training and norm.trainable):
             return list(zip(self.means, self.variances, strict=True))
         mean, variance, count = moments_at(ops.concatenate(outputs, axis=0), cells.valid, norm.synchronized)
         unbiased = variance * count / ops.maximum(count - 1, 1)
-        # Without a cell, in a batch without people, there is nothing to follow.
+        # A batch without people has no cell, and must not change the averages.
         step = ops.where(count > 0, 1.0 - norm.momentum, 0.0)
         for moving, new in ((norm.moving_mean, mean), (norm.moving_variance, unbiased)):
             moving.assign(moving + step * (ops.reshape(new, (-1,)) - moving))
@@ -175,7 +175,7 @@ class _Block:
         return list(zip(ops.split(mean, parts, axis=0), ops.split(variance, parts, axis=0), strict=True))
 
     def finish(self, part, own, y, moments):
-        """The block's output (G, N, F) from what `sample` gives."""
+        """The block's output (G, N, F) from the two results of `sample`."""
         mean, variance = moments
         scale = ops.rsqrt(variance + self.norm.epsilon) * self.gammas[part]
         return ops.relu(own + (y - mean) * scale + self.betas[part])

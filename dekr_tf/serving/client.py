@@ -1,4 +1,4 @@
-"""Asking TensorFlow Serving for the people in photos, over gRPC or REST.
+"""Finds people in photos with TensorFlow Serving, over gRPC or REST.
 
 REST needs the package urllib3, gRPC the packages grpcio and protobuf; neither needs TensorFlow.
 """
@@ -24,16 +24,16 @@ from dekr_tf.files.images import decode_image
 from dekr_tf.files.json_values import parse_numbers
 from dekr_tf.poses import Poses
 
-#: Bytes of the largest answer that is read.
+#: Most bytes of an answer that are read.
 MAX_ANSWER = 2**24
-#: Seconds before a second try; they double from try to try, up to the second figure.
+#: Most seconds before the first retry; they double from retry to retry, up to the second figure.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 SIGNATURE = "serving_default"
 OUTPUTS = "keypoints", "scores", "num_poses"
-#: What the served graph decodes itself.
+#: How files begin that the served graph decodes itself.
 _SENT_AS_THEY_ARE = (JPEG_START + b"\xff", PNG_START)
-#: Status codes of gRPC that REST has in HTTP's terms.
+#: gRPC's status codes for those of HTTP, which REST answers with.
 _HTTP_CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -41,12 +41,12 @@ _HTTP_CODES = {
     404: "NOT_FOUND",
     413: "RESOURCE_EXHAUSTED",
     429: "RESOURCE_EXHAUSTED",
-    # What a proxy says while the server behind it is not there.
+    # A proxy's answer while the server behind it is down.
     502: "UNAVAILABLE",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-#: By TensorFlow's number of a type, that of NumPy and the field of a `TensorProto` that holds its values.
+#: By TensorFlow's type number: NumPy's type, and the `TensorProto` field that holds the values.
 _TENSOR_TYPES = {
     1: (np.float32, "float_val"),
     2: (np.float64, "double_val"),
@@ -65,11 +65,11 @@ class Client:
         url: `grpc://HOST:PORT` or `grpcs://HOST:PORT`, or `http://HOST:PORT` or `https://HOST:PORT` for REST.
         name: of the model on the server.
         version: of the model; by default the newest that is served.
-        timeout: seconds for one call with all its tries.
-        retries: how often to try again when the server is unavailable.
+        timeout: seconds for one call including its retries, > 0.
+        retries: how often to retry while the server is unavailable, >= 0.
 
     Raises:
-        InputError: the URL or a number does not fit.
+        InputError: the URL or a number is invalid.
     """
 
     def __init__(self, url: str, *, name: str = "dekr", version: int | None = None, timeout=60.0, retries: int = 5):
@@ -107,11 +107,11 @@ class Client:
             image: a JPEG or PNG file's content; the path of an image file; or (H, W, 3) uint8 RGB.
 
         Returns:
-            Poses in pixels of the photo, upright as its EXIF entry says.
+            Poses in pixels of the photo, turned upright by its EXIF orientation.
 
         Raises:
-            ServingError: the server refused the photo, cannot be reached, took too long, or gave no poses.
-            InputError: the file or array is no image.
+            ServingError: the server refused the photo, cannot be reached, took too long, or sent no usable poses.
+            InputError: the file or array is not an image.
         """
         found = self.detect_batch([image])[0]
         if isinstance(found, ServingError):
@@ -125,11 +125,11 @@ class Client:
             images: each as for a single photo; a server takes 32 at most.
 
         Returns:
-            The people of each; or why the photo was refused, by a model that was exported with `--skip-bad-images`.
+            For each photo its poses or, if a model exported with `--skip-bad-images` refused it, the error.
 
         Raises:
-            ServingError, InputError: as for a single photo. A model that was exported without refuses all photos for a
-                bad one.
+            ServingError, InputError: as for a single photo. A model exported without that option refuses all photos
+                for a bad one.
         """
         contents = [_content(image) for image in images]
         if not contents:
@@ -141,7 +141,7 @@ class Client:
                 outputs = self._transport.predict(contents, end)
                 break
             except ServingError as error:
-                # Not all at once, when many clients lost the same server.
+                # Random, so that clients that lost the same server do not retry all at once.
                 wait = pause * random.uniform(0.5, 1.0)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 if error.code != "UNAVAILABLE" or attempt == self._retries or time.monotonic() + wait >= end:
@@ -151,15 +151,18 @@ class Client:
 
 
 def read_outputs(outputs: Mapping[str, np.ndarray], count: int) -> list[Poses | ServingError]:
-    """The poses in what a server answered.
+    """The poses in a server's answer.
 
     Args:
-        outputs: arrays by name: `keypoints` (count, N, K, 3), `scores` (count, N), `num_poses` (count,); and `error`
-            (count,) strings, where there is one.
+        outputs: arrays by name: `keypoints` (count, N, K, 3), `scores` (count, N), `num_poses` (count,); and perhaps
+            `error` (count,) strings.
         count: number of images.
 
+    Returns:
+        For each image its poses, or the error that the server reports.
+
     Raises:
-        ServingError: they are not that.
+        ServingError: arrays are missing or have other shapes, types or values.
     """
     missing = [name for name in OUTPUTS if name not in outputs]
     if missing:
@@ -208,7 +211,7 @@ class _Grpc:
             self._request.model_spec.version.value = version
         options = [
             ("grpc.max_receive_message_length", MAX_ANSWER),
-            # Trying again is this module's task.
+            # This module retries by itself.
             ("grpc.enable_retries", 0),
             ("grpc.initial_reconnect_backoff_ms", int(1000 * FIRST_PAUSE)),
             ("grpc.max_reconnect_backoff_ms", int(1000 * LONGEST_PAUSE)),
@@ -269,12 +272,12 @@ class _Rest:
             try:
                 content = self._read(response, end)
             except BaseException:
-                # What is left of the answer must not be taken for that of the next request.
+                # The rest of this answer must not pass for the answer to the next request.
                 response.close()
                 raise
             response.release_conn()
         except urllib3.exceptions.TimeoutError as error:
-            # Nobody listens there, or the server took too long.
+            # No server listens there, or it took too long.
             code = "UNAVAILABLE" if isinstance(error, urllib3.exceptions.NewConnectionError) else "DEADLINE_EXCEEDED"
             raise ServingError(code, str(error)) from error
         except urllib3.exceptions.HTTPError as error:
@@ -283,7 +286,7 @@ class _Rest:
 
     def _read(self, response, end):
         content = b""
-        # What there is by now, not whole blocks, which a slow server could take forever to fill.
+        # Reads what has arrived, not whole blocks, which a slow server could take forever to fill.
         while chunk := response.read1(2**16):
             content += chunk
             if len(content) > MAX_ANSWER:
@@ -300,10 +303,10 @@ def read_tensor(tensor: Any) -> np.ndarray:
     """The array in a `TensorProto`.
 
     Raises:
-        ServingError: it is no array of numbers or strings, or too large.
+        ServingError: it is not an array of numbers or strings, or is too large.
     """
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
-    # A few bytes may say that a value fills an array of any size.
+    # In a few bytes, a message may claim an array of any size.
     if tensor.dtype not in _TENSOR_TYPES or min(shape, default=0) < 0 or 8 * math.prod(shape) > MAX_ANSWER:
         raise _unusable(f"expected arrays of numbers. Received: type {tensor.dtype}, shape {shape}")
     dtype, field = _TENSOR_TYPES[tensor.dtype]
@@ -311,7 +314,7 @@ def read_tensor(tensor: Any) -> np.ndarray:
         if tensor.tensor_content and tensor.dtype != _STRING:
             return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
         values = list(getattr(tensor, field))
-        # Values that are left out at the end are the last one that is there, or zero.
+        # Values left out at the end repeat the last one given, or are zero.
         last = values[-1:] or [b"" if tensor.dtype == _STRING else 0]
         return np.array(values + last * (math.prod(shape) - len(values)), dtype).reshape(shape)
     except ValueError as error:
@@ -319,15 +322,15 @@ def read_tensor(tensor: Any) -> np.ndarray:
 
 
 def read_answer(status: int, content: bytes, count: int) -> dict[str, np.ndarray]:
-    """The arrays in what REST answered.
+    """The arrays in a REST answer, by name.
 
     Args:
-        status: HTTP's.
+        status: HTTP status code.
         content: of the answer.
         count: number of images.
 
     Raises:
-        ServingError: the server says that it has none, or it is something else.
+        ServingError: the server reports an error, or the answer is something else.
     """
     try:
         answer = json.loads(content)
@@ -356,7 +359,7 @@ def read_answer(status: int, content: bytes, count: int) -> dict[str, np.ndarray
 
 
 def _content(image) -> bytes:
-    """What is sent of an image: a JPEG or PNG file as it is, else a PNG file of it."""
+    """The bytes to send for an image: a JPEG or PNG file unchanged, anything else as PNG."""
     if isinstance(image, str | os.PathLike):
         path = image
         try:
@@ -373,7 +376,7 @@ def _content(image) -> bytes:
 
 
 def _reason(text: str) -> str:
-    """Of an error of a graph, what its own assertion says."""
+    """The message of the served graph's own assertion, or the whole text if there is none."""
     assertion = _ASSERTION.search(text)
     return assertion[1] if assertion else text
 

@@ -1,8 +1,8 @@
 """The messages of TensorFlow Serving's gRPC method `Predict`, described here so that a client needs no TensorFlow.
 
 The official package, `tensorflow-serving-api`, imports TensorFlow along with its messages. On the wire a message is
-field numbers and values; these are the ones of `tensorflow_serving/apis/predict.proto` and `model.proto` and of
-`tensorflow/core/framework/tensor.proto` and `tensor_shape.proto`, as far as the client uses them.
+field numbers and values; `FIELDS` has those that the client uses, from `tensorflow_serving/apis/predict.proto` and
+`model.proto` and from `tensorflow/core/framework/tensor.proto` and `tensor_shape.proto`.
 """
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -10,8 +10,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 _PACKAGE = "tensorflow.serving"
-#: By message, (name, number, type) of its fields: a type of Protocol Buffers, or a message. `*` repeats it, and a `map`
-#: has strings as keys. An enum, such as `dtype`, is an int32 on the wire.
+#: (name, number, type) of each message's fields; the type is one of Protocol Buffers, or a message. `*` repeats it, and
+#: a `map` has strings as keys. An enum, such as `dtype`, is an int32 on the wire.
 FIELDS = {
     "Int64Value": (("value", 1, "int64"),),
     "ModelSpec": (("name", 1, "string"), ("version", 2, "Int64Value"), ("signature_name", 3, "string")),
@@ -57,7 +57,7 @@ def _message_classes() -> list[type]:
         message = file.message_type.add(name=name)
         for field in fields:
             _add_field(message, *field)
-    # A pool of its own: the default one may hold the official messages, which have the same names.
+    # In a separate pool: the default one may hold the official messages, which have the same names.
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     found = [pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in ("PredictRequest", "PredictResponse")]

@@ -1,4 +1,4 @@
-"""What happens beside the steps: files, validation, TensorBoard, and the stop on losses that are not finite."""
+"""The callbacks of training: files, validation, TensorBoard, and a stop on losses that are not finite."""
 
 import contextlib
 import csv
@@ -23,21 +23,21 @@ from dekr_tf.training.state import STATE, Progress, save_state
 from dekr_tf.training.summaries import write_summaries
 from dekr_tf.training.validation import ValidationSet
 
-#: Name of the file with the losses in the run's folder, and its columns.
+#: Name of the log in the run's folder, and its columns.
 LOG = "log.csv"
 COLUMNS = ("epoch", "loss", "heatmap_loss", "offset_loss", "learning_rate", "val_AP")
-#: Folder of TensorBoard's files in that of the run.
+#: Folder for TensorBoard in the run's folder.
 SUMMARIES = "tensorboard"
 
 
 class StopOnNan(keras.callbacks.Callback):
     """Ends the training with a `TrainingError` when a loss or a weight is not finite.
 
-    `keras.callbacks.TerminateOnNaN` looks at the total loss only, and at no weights.
+    `keras.callbacks.TerminateOnNaN` checks only the total loss, and no weights.
 
     Args:
         output: the run's folder.
-        progress: to say which checkpoint is good.
+        progress: for the message, which names the last good checkpoint.
     """
 
     def __init__(self, output: Path, progress: Progress):
@@ -51,7 +51,7 @@ class StopOnNan(keras.callbacks.Callback):
                 self._stop(f"step {batch + 1} of ", f"{name} {logs[name]}")
 
     def on_epoch_end(self, epoch, logs=None):
-        # The last step's update, which no loss has shown yet.
+        # Catches the last step's update, which no loss has seen yet.
         for variable in self.model.network.variables:
             if not np.isfinite(ops.convert_to_numpy(variable)).all():
                 self._stop("the end of ", f"{variable.path} with values that are not")
@@ -64,7 +64,7 @@ class StopOnNan(keras.callbacks.Callback):
 
 
 class RunFiles(keras.callbacks.Callback):
-    """Measures, draws and writes at the end of every epoch, the state last: with it, all else of the epoch is there.
+    """Validates, draws and writes at the end of every epoch, the state last, so that it vouches for all other files.
 
     Keras' `ModelCheckpoint`, `CSVLogger` and `BackupAndRestore` know nothing of each other: a kill between two of them
     leaves files of different epochs.
@@ -72,9 +72,9 @@ class RunFiles(keras.callbacks.Callback):
     Args:
         config: of the training.
         output: the run's folder.
-        progress: what was done before, kept up to date.
-        network: for inference, float32, not the one that is trained; gets its weights, or their averages.
-        validation: images to measure on, or None.
+        progress: of the run so far, kept up to date.
+        network: a second network, in float32, for inference; it gets the trained weights or their averages.
+        validation: images to validate on, or None.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class RunFiles(keras.callbacks.Callback):
         self.network = network
         self.sidecar = Sidecar.from_config(config)
         self.validation = validation
-        # The weights change from epoch to epoch, and the dense head is the one that has them itself.
+        # The weights change from epoch to epoch, and only the dense head reads the network's own.
         self.detector = PoseDetector(network, self.sidecar, dense=True)
 
     def on_train_begin(self, logs=None):
-        """Brings log and TensorBoard's files back to where the state is."""
+        """Rolls the log and TensorBoard's files back to the epoch of the state."""
         for path in (self.output / SUMMARIES).glob("*"):
             epoch = re.search(r"\.epoch(\d+)$", path.name)
             if epoch and int(epoch[1]) > self.progress.epochs:
@@ -102,7 +102,7 @@ class RunFiles(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         copy_weights(self.model, self.network)
         training = self.config.training
-        # The rate of the epoch's last step: the optimizer's is that of the next already.
+        # The rate of the epoch's last step, since the optimizer already has that of the next one.
         steps = self.params["steps"]
         logs["learning_rate"] = float(learning_rate(training, steps)((epoch + 1) * steps - 1))
         validates = self.validation and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs)
@@ -110,7 +110,7 @@ class RunFiles(keras.callbacks.Callback):
             logs["val_AP"] = self.validation.measure(self.detector)
         pictures = list(self.validation.pictures(self.detector)) if validates else ()
         with self._full_disk():
-            # A file for each epoch: what is repeated after a kill takes the place of what was there before.
+            # A file for each epoch, so that `on_train_begin` can remove those that are repeated after a kill.
             write_summaries(self.output / SUMMARIES, f".epoch{epoch + 1:04d}", epoch + 1, logs, pictures)
             save_model(self.network, self.output / "last.keras", self.sidecar)
             if validates and logs["val_AP"] > self.progress.best_ap:
@@ -140,11 +140,11 @@ class RunFiles(keras.callbacks.Callback):
 
 
 def copy_weights(model: PoseEstimator, network: keras.Model) -> None:
-    """Gives a network for inference the weights of the one that is trained, or their moving averages."""
+    """Copies the weights of a model in training, or their moving averages, to a network for inference."""
     values = {id(variable): variable for variable in model.network.variables}
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if optimizer.use_ema:
-        # Layers that are frozen have no averages. `SwapEMAWeights` would exchange weights and averages by adding and
+        # Frozen layers have no averages. `SwapEMAWeights` would exchange weights and averages by adding and
         # subtracting, which rounds.
         averages = optimizer._model_variables_moving_average
         values |= zip(map(id, model.network.trainable_variables), averages, strict=True)
@@ -153,7 +153,7 @@ def copy_weights(model: PoseEstimator, network: keras.Model) -> None:
 
 
 def last_checkpoint(output: Path, progress: Progress) -> str:
-    """Words that name the state from which a run can go on."""
+    """The part of a message that names the state from which the run can resume."""
     if not progress.epochs:
         return "there is no checkpoint yet"
     return f"the last good checkpoint is {output / STATE}, after epoch {progress.epochs}"

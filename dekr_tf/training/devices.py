@@ -1,4 +1,4 @@
-"""The devices and machines of a training."""
+"""The devices and machines that a network is trained on."""
 
 import contextlib
 import json
@@ -20,22 +20,22 @@ class OneDevice:
     num_replicas_in_sync = 1
 
     def scope(self) -> contextlib.AbstractContextManager:
-        """Where a model and its optimizer are made."""
+        """The context in which to make a model and its optimizer."""
         return contextlib.nullcontext()
 
 
 def open_strategy(devices: str) -> "tf.distribute.Strategy | OneDevice":
-    """The strategy that trains on what there is; `TF_CONFIG` in the environment asks for several machines.
+    """The strategy for the available devices; `TF_CONFIG` in the environment asks for several machines.
 
     Args:
         devices: `all`, `gpu` or `cpu`, see `TrainingConfig.devices`.
 
     Returns:
-        With TensorFlow its default on one device, `MirroredStrategy` on several, `MultiWorkerMirroredStrategy` on
-        several machines; this waits until all of them are there. With another backend one device.
+        With TensorFlow, its default strategy on one device, `MirroredStrategy` on several, and on several machines
+        `MultiWorkerMirroredStrategy`, which waits until all of them are up. With another backend, `OneDevice`.
 
     Raises:
-        InputError: there is no GPU where one is asked for, or `TF_CONFIG` makes no sense.
+        InputError: `gpu` finds no GPU, `TF_CONFIG` is invalid, or it asks another backend for several machines.
     """
     cluster = read_cluster()
     backend = keras.backend.backend()
@@ -61,7 +61,8 @@ def read_cluster() -> list[tuple[str, int]]:
     """The machines that `TF_CONFIG` lists as (kind, number), the chief first; one machine without it.
 
     Raises:
-        InputError: it is no JSON of the form that TensorFlow describes, or has other machines than workers.
+        InputError: it is not JSON of the form that TensorFlow describes, or has other machines than workers and at most
+            one chief.
     """
     return _cluster_and_task()[0]
 
@@ -98,7 +99,7 @@ def _cluster_and_task() -> tuple[list[tuple[str, int]], tuple[str, int]]:
 
 
 def placement(devices: str) -> contextlib.AbstractContextManager:
-    """Where arrays are made meanwhile; TensorFlow and `all` devices need no such word.
+    """The context that puts arrays on the chosen device; TensorFlow, and devices other than `cpu`, need none.
 
     Args:
         devices: see `open_strategy`.
@@ -110,13 +111,13 @@ def placement(devices: str) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def lost_machines(strategy: "tf.distribute.Strategy | OneDevice") -> Iterator[None]:
-    """Turns what TensorFlow reports when another machine is gone into a `TrainingError` of one line."""
+    """Turns TensorFlow's errors about a lost machine into a `TrainingError` of one line."""
     if isinstance(strategy, OneDevice):
         yield
         return
     import tensorflow as tf
 
-    # Which of them TensorFlow raises is a matter of timing.
+    # Timing decides which of them TensorFlow raises.
     errors = tf.errors
     lost = errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.InternalError
     try:

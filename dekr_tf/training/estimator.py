@@ -1,4 +1,4 @@
-"""A DEKR with its losses and settings, as a model that Keras trains, and that finds people and exports itself."""
+"""A DEKR with its losses and settings: one Keras model that trains, finds people and exports itself."""
 
 import contextlib
 import os
@@ -39,16 +39,16 @@ class PoseEstimator(keras.Model):
     `from_preset` opens a trained one, `from_scratch` makes a new one. `compile`, `fit`, `evaluate`, `save` and Keras'
     callbacks work as on any model; a saved file holds the settings and opens in `PoseDetector`, as the model does.
 
-    The inputs are photos (B, S, S, 3) in uint8 RGB, which the model normalizes itself, or floats that are normalized
-    already. The labels are what `TargetEncoder` gives, from which the model draws the target maps, or those maps as
-    `draw_targets` gives them. The outputs are those of the network.
+    The inputs are photos (B, S, S, 3) in uint8 RGB, which the model normalizes, or floats that are normalized already.
+    The labels are batches from `TargetEncoder`, from which the model draws the target maps, or those maps themselves,
+    from `draw_targets`. The outputs are those of the network.
 
-    Under `tf.distribute`, the replicas divide the offset loss by the positives of the whole batch, so that a step gives
+    Under `tf.distribute`, the replicas divide the offset loss by the positives of the whole batch, so that a step makes
     the same update on several replicas as on one. Batch statistics are those of a replica unless they are synchronized.
 
     Args:
         network: of `build_dekr`.
-        sidecar: the settings that inference needs; by default those of the network, which get these.
+        sidecar: the settings that inference needs, which the network gets too; by default the network's own.
         heatmap_weight: factor of the heatmap loss in the total.
         offset_weight: factor of the offset loss.
         targets: how to draw target maps.
@@ -69,7 +69,7 @@ class PoseEstimator(keras.Model):
         offset_cells: str = "dense",
         **kwargs,
     ):
-        # The policy of the network tells `compile` whether to scale the loss; the layers cast their inputs themselves.
+        # The network's policy tells `compile` whether to scale the loss; the layers cast their inputs themselves.
         super().__init__(**{"dtype": network.dtype_policy, "autocast": False, **kwargs})
         self.network = network
         self.sidecar = network.sidecar = sidecar or network.sidecar
@@ -80,7 +80,7 @@ class PoseEstimator(keras.Model):
         self.offset_cells = offset_cells
         self.heatmap_mean = keras.metrics.Mean(name="heatmap_loss")
         self.offset_mean = keras.metrics.Mean(name="offset_loss")
-        # A function and not a model: Keras would save the layers under the name of whatever model it finds first.
+        # A function, not a model: Keras would save the layers under the name of whatever model it finds first.
         self._forward_in_training = checkpointed(network) if gradient_checkpointing else None
         self._supervised_offsets = SupervisedOffsets(network) if offset_cells == "supervised" else None
         self._detector = None
@@ -117,13 +117,13 @@ class PoseEstimator(keras.Model):
         return cls(build_dekr(config.model, config.schema), Sidecar.from_config(config))
 
     def compile(self, optimizer="auto", **kwargs):
-        """As in Keras, but for `loss`, which the model has. By default with Adam at the paper's first learning rate."""
+        """As in Keras, but without `loss`, which the model has. The default is Adam at the paper's learning rate."""
         if optimizer == "auto":
             optimizer = adam(TrainingConfig().learning_rate)
         super().compile(optimizer, **kwargs)
         if self.optimizer is None:
             return
-        # The model may be saved and loaded before its first step. Keras builds the optimizer as late as that.
+        # Keras builds the optimizer in the first step, but the model may be saved and loaded before that.
         strategy = getattr(self, "distribute_strategy", None)
         with strategy.scope() if strategy else contextlib.nullcontext():
             self.optimizer.build(self.trainable_variables)
@@ -135,10 +135,10 @@ class PoseEstimator(keras.Model):
     def detect(self, image: np.ndarray | str | os.PathLike) -> Poses:
         """Finds the people in a photo with the weights that the model has now.
 
-        `PoseDetector(model)` is faster, but keeps the weights of the time when it is made.
+        `PoseDetector(model)` is faster, but keeps the weights that the model had when the detector was made.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright as its EXIF entry says.
+            image: (H, W, 3) uint8 RGB, or the path of a file, which is turned upright by its EXIF orientation.
 
         Returns:
             Poses in pixels of the (upright) photo.
@@ -147,7 +147,7 @@ class PoseEstimator(keras.Model):
             InputError: as `PoseDetector`.
         """
         if self._detector is None:
-            # The dense head is the one that has the weights themselves.
+            # Only the dense head reads the network's own weights.
             self._detector = PoseDetector(self.network, self.sidecar, dense=True)
         return self._detector(image)
 
@@ -160,14 +160,14 @@ class PoseEstimator(keras.Model):
         rescore: "RescoringNet | str | Path | None" = None,
         **settings,
     ) -> "Comparison":
-        """Writes the model for another engine, opens what was written, and compares the two; see `dekr export`.
+        """Writes the model for another engine, opens the result, and compares the two; see `dekr export`.
 
         Args:
             path: file, or folder of a SavedModel.
             format: `tflite`, `onnx` or `saved_model`.
             precision: of weights, `float16` or `dynamic_int8`, or also of activations, `int8`; with `tflite` only.
-            calibration: photos such as the model will see, files or (H, W, 3) uint8 RGB: `int8` takes its ranges from
-                them, and the comparison is made on them. By default it is made on synthetic people.
+            calibration: photos like those that the model will see, files or (H, W, 3) uint8 RGB, from which `int8`
+                takes its ranges. The comparison runs on them too; by default it runs on synthetic people.
             rescore: a rescoring net, its path or name, to put into the graph of final poses (`final=True`).
             settings: of `sidecar.Artifact`, for example `input_sizes=[(512, 832)]`, which is a square of the model's
                 size by default for `tflite`.
@@ -176,8 +176,7 @@ class PoseEstimator(keras.Model):
             The comparison with this model.
 
         Raises:
-            InputError: the model or what is asked for cannot be exported, or the difference is too large; then nothing
-                is written.
+            InputError: the model cannot be exported like this, or the difference is too large; then nothing is written.
         """
         from converters.export import export_model, synthetic_photos
 
@@ -197,7 +196,7 @@ class PoseEstimator(keras.Model):
     def call(self, inputs, training=None):
         """The network's outputs for a batch of photos or normalized images.
 
-        In training with supervised cells, the features that enter the offset head are in place of the offsets.
+        In training with supervised cells, the features that enter the offset head take the place of offsets.
         """
         if keras.backend.standardize_dtype(inputs.dtype) == "uint8":
             scale, shift = map(ops.convert_to_tensor, normalization(self.sidecar.mean, self.sidecar.std))
@@ -209,19 +208,19 @@ class PoseEstimator(keras.Model):
         return self.network(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The weighted sum of both losses; the metrics `heatmap_loss` and `offset_loss` get its terms."""
+        """The weighted sum of both losses; the metrics `heatmap_loss` and `offset_loss` get its weighted terms."""
         if sample_weight is not None:
             raise InputError("sample_weight is not supported: the labels already weight every value")
         targets = y if "heatmap" in y else draw_targets(y, self.targets)
         heatmap = heatmap_loss(y_pred["heatmap"], targets["heatmap"], targets["heatmap_weight"])
         predicted, target, weight = self._offsets(y_pred, targets)
-        # Keras knows means over a batch only, and this is a sum over the positives of all replicas.
+        # Keras only has means over a batch, but this loss is divided by the positives of all replicas.
         positives = sum_over_replicas(ops.sum(ops.cast(weight > 0, "float32")))
         offset = offset_loss(predicted, target, weight, positives) * replica_count()
         losses = self.heatmap_weight * heatmap, self.offset_weight * offset
         for metric, loss in zip((self.heatmap_mean, self.offset_mean), losses, strict=True):
             metric.update_state(loss, sample_weight=ops.shape(y_pred["heatmap"])[0])
-        # Optimizers add up the gradients of all replicas; the losses that Keras has divide by their number as well.
+        # Optimizers add up the gradients of all replicas, so this divides by their number, as Keras' own losses do.
         return sum(losses) / replica_count()
 
     def _offsets(self, y_pred, targets):
@@ -233,7 +232,7 @@ class PoseEstimator(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """As in Keras."""
         results = super().compute_metrics(x, y, y_pred, sample_weight)
-        # Keras reduces the results of several machines along their first axis, which scalars lack.
+        # Keras reduces the results of several machines along the first axis, which scalars lack.
         return {name: value[None] for name, value in results.items()} if several_machines() else results
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -259,7 +258,7 @@ class PoseEstimator(keras.Model):
 
 
 def adam(learning_rate, **options) -> keras.optimizers.Adam:
-    """Keras' Adam; on TensorFlow the one that is traced faster."""
+    """Adam: Keras' own, or on TensorFlow ours, which traces faster."""
     if keras.backend.backend() != "tensorflow":
         return keras.optimizers.Adam(learning_rate, **options)
     from dekr_tf.training.optimizer import FusedAdam

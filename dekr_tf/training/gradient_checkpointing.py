@@ -19,8 +19,8 @@ def segments(network: keras.Model) -> list[keras.Model]:
         network: of `build_dekr`.
 
     Returns:
-        Models that share the layers of `network`; each takes the outputs of the one before, the first takes the image
-        and the last gives the dict of maps.
+        Models that share the layers of `network`; each takes the outputs of the one before, the first takes the image,
+        and the last returns the dict of maps.
     """
     ends = {}
     for layer in network.layers:
@@ -31,7 +31,7 @@ def segments(network: keras.Model) -> list[keras.Model]:
 
 
 def checkpointed(network: keras.Model) -> Callable:
-    """The forward pass of training that keeps only the inputs of each part but the last for the gradient.
+    """The forward pass of training that keeps, for the gradient, only the inputs of each part except the last.
 
     Args:
         network: of `build_dekr`.
@@ -40,7 +40,7 @@ def checkpointed(network: keras.Model) -> Callable:
         A function from the network's inputs to its outputs.
 
     Raises:
-        InputError: the backbone is no HRNet.
+        InputError: the backbone is not HRNet.
     """
     *parts, last = segments(network)
     if not parts:
@@ -57,8 +57,8 @@ def checkpointed(network: keras.Model) -> Callable:
 
 
 def _checkpointed_part(part: keras.Model, inputs):
-    # `keras.RematScope` fails in TensorFlow's graphs, and a second pass through a layer with a state would update the
-    # moving statistics twice: so the passes are stateless, and the first one's statistics are assigned here.
+    # `keras.RematScope` fails in TensorFlow's graphs, and a second pass through a stateful layer would update the
+    # moving statistics twice. So the passes are stateless, and the first one's statistics are assigned here.
     def forward(weights, statistics, inputs):
         return part.stateless_call(weights, statistics, inputs, training=True)
 

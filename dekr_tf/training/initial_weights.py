@@ -1,4 +1,4 @@
-"""Weights that a training starts from: those of an ImageNet backbone, or of a trained model of any skeleton."""
+"""Weights that training starts from: those of an ImageNet backbone, or of a trained model with any skeleton."""
 
 import re
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Transfer:
     Attributes:
         heatmaps: keypoints whose heatmap channel was taken.
         branches: keypoints whose branch of the offset head was taken.
-        fresh: keypoints that the model does not have.
-        reason: why no branch was taken, or an empty text.
+        fresh: keypoints that the trained model does not have.
+        reason: why no branch was taken, or an empty string.
     """
 
     heatmaps: tuple[str, ...]
@@ -65,11 +65,11 @@ def load_backbone(network: keras.Model, path: Path) -> None:
 
 
 def load_initial_weights(network: keras.Model, config: Config, path: Path) -> Transfer:
-    """Copies what a trained model knows into a network, which may have another skeleton.
+    """Copies the weights of a trained model into a network, which may have another skeleton.
 
-    Backbone and heatmap head are taken whole. Heatmap channels and branches of the offset head are taken keypoint by
-    keypoint, where names agree; the others keep their fresh weights, and so do all branches where the two offset heads
-    are built differently.
+    Backbone and heatmap head are taken whole, but heatmap channels and branches of the offset head only for keypoints
+    with the same name. The others keep their fresh weights, and so do all branches if the two offset heads are built
+    differently.
 
     Args:
         network: of `build_dekr` with `config`.
@@ -92,7 +92,7 @@ def load_initial_weights(network: keras.Model, config: Config, path: Path) -> Tr
     for layer in network.layers:
         if layer.weights and layer.name != "heatmap" and not layer.name.startswith(OFFSET_HEAD):
             layer.set_weights(source.get_layer(layer.name).get_weights())
-    # The center is the channel behind the keypoints.
+    # The center is the channel after the keypoints.
     _copy_parts(source, network, "heatmap", [*shared, (len(their_names), len(our_names))], 1)
 
     reason = _head_difference(sidecar, config)
@@ -111,7 +111,7 @@ def load_initial_weights(network: keras.Model, config: Config, path: Path) -> Tr
 
 
 def _head_difference(sidecar, config) -> str:
-    """Why branches cannot be taken over, or an empty text."""
+    """Why branches cannot be taken over, or an empty string."""
     theirs, ours = sidecar.model.offset_head, config.model.offset_head
     for name in ("block", "dilation", "branches", "blocks", "output_scale"):
         if getattr(theirs, name) != getattr(ours, name):
@@ -127,7 +127,7 @@ def _head_difference(sidecar, config) -> str:
 
 
 def _copy_parts(source, network, name, pairs, channels):
-    """Copies what belongs to keypoints from one layer to another; `pairs` are (index there, index here)."""
+    """Copies the weights of keypoints from one model's layer to the other's; `pairs` are (index there, index here)."""
     layer = network.get_layer(name)
     values = layer.get_weights()
     given = source.get_layer(name).get_weights()
@@ -140,7 +140,7 @@ def _copy_parts(source, network, name, pairs, channels):
 
 
 def _keypoint_axis(layer, variable, ndim, channels):
-    """Along which axis a variable goes through the keypoints, and how many entries each has."""
+    """The axis along which a variable holds the keypoints, and the number of entries of each."""
     if re.fullmatch(r"offset_g1_(block\d+_conv|final)", layer):
         return 0, 2 if variable == "bias" else 1
     return ndim - 1, 1 if layer == "heatmap" else channels

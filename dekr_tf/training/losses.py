@@ -11,12 +11,12 @@ SMOOTH_L1_BETA = 1.0 / 9.0
 
 
 def heatmap_loss(predicted, target, weight):
-    """Weighted squared error, the mean over every value of the batch.
+    """Weighted squared error, averaged over every value of the batch.
 
     Args:
         predicted: (B, h, w, K + 1) heatmaps.
         target: likewise.
-        weight: likewise; 0 where the image is not labeled.
+        weight: likewise; 0 in regions that do not count.
 
     Returns:
         A scalar.
@@ -28,10 +28,10 @@ def offset_loss(predicted, target, weight, positives=None):
     """Weighted smooth L1 distance, summed and divided by the number of values with a weight, at least 1.
 
     Args:
-        predicted: (B, h, w, 2 K) offset maps, grid minus keypoint in map pixels.
+        predicted: offsets, grid minus keypoint in map pixels: (B, h, w, 2 K), or (N, 2 K) of single cells.
         target: likewise.
-        weight: likewise; 0 where no offset is asked for.
-        positives: number to divide by instead, where these maps are a part of a larger batch.
+        weight: likewise; 0 where no offset is supervised.
+        positives: number to divide by instead, for a part of a larger batch.
 
     Returns:
         A scalar.

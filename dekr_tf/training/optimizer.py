@@ -11,7 +11,7 @@ from dekr_tf.layers.backend import sum_over_replicas
 class FusedAdam(keras.optimizers.Adam):
     """Adam with one operation for each variable, where Keras has about forty; for the TensorFlow backend.
 
-    With the 941 variables of DEKR-W32, Keras' own takes longer to trace than the network and its gradient. Arguments
+    With the 941 variables of DEKR-W32, Keras' own takes longer to trace than the network with its gradient. Arguments
     and results are those of `keras.optimizers.Adam`, without `amsgrad`.
 
     Under `tf.distribute` it clips and accumulates the gradient of the whole batch, as on one device. Keras clips before
@@ -19,7 +19,7 @@ class FusedAdam(keras.optimizers.Adam):
     """
 
     def apply(self, grads, trainable_variables=None):
-        """Updates the variables; what all of them share is computed once."""
+        """Updates the variables, and computes the values that they share only once."""
         step = ops.cast(self.iterations + 1, "float32")
         self._shared = {
             "beta1_power": self.beta_1**step,
@@ -42,8 +42,8 @@ class FusedAdam(keras.optimizers.Adam):
             **self._shared,
         )
 
-    # Every replica has the whole gradient and updates its own copies. Keras would have the replicas meet here, which
-    # TensorFlow forbids inside a condition, and Keras makes one of the accumulation.
+    # Every replica has the whole gradient and updates its own copies. Keras would synchronize the replicas here, which
+    # TensorFlow forbids inside a conditional, and Keras accumulates gradients in one.
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         for gradient, variable in zip(grads, trainable_variables, strict=True):
@@ -56,9 +56,9 @@ class FusedAdam(keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable("dekr_tf")
 class ReplicaLossScale(keras.optimizers.LossScaleOptimizer):
-    """`keras.optimizers.LossScaleOptimizer`, which leaves out a step when the gradients of any replica overflow.
+    """`keras.optimizers.LossScaleOptimizer`, but it skips a step if the gradients of any replica overflow.
 
-    Keras asks the first replica alone.
+    Keras' own checks only the first replica.
     """
 
     def check_finite(self, grads):

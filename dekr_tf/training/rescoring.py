@@ -28,11 +28,11 @@ def train_rescoring_net(
         epochs: passes over the samples.
         batch_size: poses in a step.
         learning_rate: of Adam.
-        seed: of the first weights and the order of the samples.
+        seed: of the initial weights and the order of the samples, 0 to 2^32 - 1.
         verbose: print the loss of every epoch.
 
     Raises:
-        InputError: a setting is not positive, or the samples are of different skeletons.
+        InputError: a setting is out of range, or the samples are of different skeletons.
         TrainingError: the loss is not finite.
     """
     for name, value in (("epochs", epochs), ("batch size", batch_size), ("learning rate", learning_rate)):
@@ -52,7 +52,7 @@ def train_rescoring_net(
     keras.utils.set_random_seed(seed)
     features, oks = arrays(samples)
     model = build_rescoring_net(features.shape[1])
-    # XLA would take longer to compile than such a net to train.
+    # Compiling with XLA would take longer than training so small a net.
     model.compile(keras.optimizers.Adam(learning_rate), "mean_squared_error", jit_compile=False)
     report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(_line(epoch, epochs, logs)))
     history = model.fit(
@@ -66,15 +66,15 @@ def train_rescoring_net(
     )
     loss = history.history["loss"][-1]
     if not np.isfinite(loss):
-        raise TrainingError(f"expected a finite loss, as a lower learning rate may give. Received: {loss}")
+        raise TrainingError(f"expected a finite loss; a lower learning rate may help. Received: {loss}")
     return to_rescoring_net(model, samples.schema)
 
 
 def to_rescoring_net(model: keras.Model, schema: KeypointSchema) -> RescoringNet:
-    """What a model of `build_rescoring_net` has learned of a skeleton.
+    """A copy of a trained model of `build_rescoring_net`, for inference.
 
     Raises:
-        InputError: it does not fit the skeleton, or has values that are not finite.
+        InputError: the model does not fit the skeleton, or has values that are not finite.
     """
     layers = (model.get_layer(name) for name in LAYERS)
     return RescoringNet(

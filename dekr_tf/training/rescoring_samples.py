@@ -1,4 +1,4 @@
-"""Poses that a rescoring net learns from: what a model finds in labeled images, and how good it is."""
+"""Poses that a rescoring net learns from: those that a model found in labeled images, with their OKS."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class RescoringSamples:
         """Reads samples that `save` wrote.
 
         Raises:
-            InputError: the file cannot be read, is damaged or incomplete, or is of a newer version.
+            InputError: the file cannot be read, is damaged or incomplete, or is of another version.
         """
         schema, arrays = read_arrays(path, "poses", ARRAYS)
         try:
@@ -75,12 +75,12 @@ def collect_samples(
     schema: KeypointSchema,
     area: Callable[[PersonLabels], float] = lambda person: person.area,
 ) -> RescoringSamples:
-    """Finds out how good poses are.
+    """Computes the OKS of poses.
 
-    The OKS of a pose is that with the labeled person of its image whom it fits best, whether or not another pose fits
-    the same person better. As in the reference (lib/utils/rescore.py), poses in images without labeled people are left
-    out: they may be right. Unlike there, an image may have more than 20 poses, since all are rescored, and an OKS of 1
-    is one: there it counts as 0, since a pose within the box of an unlabeled person has it.
+    Each pose is compared with the labeled person of its image whom it fits best, whether or not another pose fits that
+    person better. As in the reference (lib/utils/rescore.py), poses in images without labeled people are left out: they
+    may be right. Unlike there, an image may have more than 20 poses, since all are rescored, and an OKS of 1 stays 1;
+    the reference sets it to 0, since a pose within the box of an unlabeled person has it.
 
     Args:
         labels: of `coco_format.read_labels`.

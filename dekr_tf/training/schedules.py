@@ -16,10 +16,10 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         rate: the highest.
-        steps_per_epoch: steps that make an epoch.
+        steps_per_epoch: steps of an epoch.
         drops: the rate is divided by ten after each of these epochs.
-        cosine_epochs: the rate falls to zero over as many epochs, along half a cosine. Default: not.
-        warmup_epochs: the rate rises from zero over as many epochs, along a line that meets the rest of the schedule.
+        cosine_epochs: the rate decays to zero over this many epochs, along half a cosine. Default: no decay.
+        warmup_epochs: a factor of the rate rises linearly from zero to one over this many epochs.
     """
 
     def __init__(self, rate, steps_per_epoch, drops=(), cosine_epochs=None, warmup_epochs=0.0):
@@ -40,7 +40,7 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
             rate *= 0.5 + 0.5 * ops.cos(math.pi * ops.minimum(epoch / self.cosine_epochs, 1.0))
         warmup_steps = self.warmup_epochs * self.steps_per_epoch
         if warmup_steps:
-            # From the first step on, which would do nothing at a rate of zero.
+            # Counted from 1, since a first step at rate zero would do nothing.
             rate *= ops.minimum((step + 1) / warmup_steps, 1.0)
         return rate
 

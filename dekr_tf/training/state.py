@@ -1,4 +1,4 @@
-"""The one file from which a training goes on as if it had never stopped."""
+"""The one file from which a run resumes as if it had never stopped."""
 
 import json
 import os
@@ -21,10 +21,10 @@ STATE = "state.npz"
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """How far a run has come.
 
     Attributes:
-        rows: what was logged, a mapping an epoch.
+        rows: the logged values, one mapping per epoch.
         best_ap: highest AP on the validation images so far, -1 before the first.
     """
 
@@ -38,11 +38,11 @@ class Progress:
 
 
 def save_state(path: Path, model: PoseEstimator, progress: Progress) -> None:
-    """Writes weights, optimizer and progress; a file that is there is replaced only by a whole one.
+    """Writes weights, optimizer and progress; an existing file is replaced only by a whole one.
 
     `keras.callbacks.BackupAndRestore` stores neither the log nor the best AP.
 
-    Random numbers need no state: what is drawn depends on the seed, the epoch and the image alone.
+    Random numbers need no state: each sample depends only on the seed, the pass and the image.
     """
     arrays = {name: ops.convert_to_numpy(variable) for name, variable in _variables(model).items()}
     header = np.array(json.dumps({"rows": progress.rows, "best_ap": progress.best_ap}))
@@ -53,7 +53,7 @@ def save_state(path: Path, model: PoseEstimator, progress: Progress) -> None:
 
 
 def load_state(path: Path, model: PoseEstimator) -> Progress:
-    """Brings a model, built and compiled with the same settings, to where `save_state` saw it.
+    """Restores a model, built and compiled with the same settings, to its state in `save_state`.
 
     Raises:
         InputError: the file is damaged, or of another network or optimizer.
@@ -79,7 +79,7 @@ def load_state(path: Path, model: PoseEstimator) -> Progress:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what writers that were killed have left in a run's folder."""
+    """Removes the temporary folders that killed writers have left in a run's folder."""
     for path in folder.glob(".*.*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

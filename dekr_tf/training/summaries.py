@@ -1,4 +1,4 @@
-"""TensorBoard's files, written with its own package alone, so that every backend of Keras has them."""
+"""TensorBoard's files, written with its own package alone, so that they work with every Keras backend."""
 
 import os
 import socket
@@ -20,10 +20,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 def write_summaries(
     folder: Path, suffix: str, step: int, scalars: Mapping[str, float], pictures: Iterable[tuple[str, np.ndarray]] = ()
 ) -> None:
-    """Writes a file of its own with what one step shows.
+    """Writes the scalars and pictures of one step to a new file.
 
     Args:
-        folder: where TensorBoard looks; it is made if need be.
+        folder: where TensorBoard looks; made if missing.
         suffix: of the file's name.
         step: number on TensorBoard's axis.
         scalars: by name.
@@ -38,7 +38,7 @@ def write_summaries(
     events = Event(wall_time=now, file_version="brain.Event:2"), Event(wall_time=now, step=step)
     events[1].summary.value.extend(values)
     folder.mkdir(parents=True, exist_ok=True)
-    # TensorBoard knows its files by this name, and takes the seconds for the order of runs.
+    # TensorBoard recognizes its files by this name, and orders them by the seconds in it.
     name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}{suffix}"
     with open(folder / name, "wb") as file:
         writer = RecordWriter(file)

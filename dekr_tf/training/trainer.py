@@ -29,29 +29,29 @@ from dekr_tf.training.validation import ValidationSet
 _log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
-#: Settings of `training` that may change when a run goes on.
+#: Settings of `training` that may change when a run resumes.
 CHANGEABLE = ("epochs", "devices")
-#: What of the skeleton may not: edges are for drawing and rescoring alone.
+#: Parts of the skeleton that may not; its edges only matter for drawing and rescoring.
 SKELETON = ("names", "flip_pairs", "oks_sigmas")
 
 
 def train(
     config: Config, output: Path, *, resume: bool = False, callbacks: Sequence[keras.callbacks.Callback] = ()
 ) -> keras.Model:
-    """Trains from scratch, from backbone weights, or from where a run in the same folder stopped.
+    """Trains from scratch, from backbone weights or a trained model, or from where a run in the same folder stopped.
 
     After every epoch the folder holds `last.keras`, with validation images `best.keras`, and their sidecars; `log.csv`
-    and `tensorboard/`; `config.yaml`; and `state.npz`, from which the run can go on. With several machines (see
+    and `tensorboard/`; `config.yaml`; and `state.npz`, from which the run can resume. With several machines (see
     `devices.open_strategy`) the first writes them, and the others must see the folder.
 
-    The random numbers of Python, NumPy and Keras are seeded. TensorFlow's threads are left as they are, and OpenCV gets
-    its own back when the samples are made.
+    Python's, NumPy's and Keras' random numbers are seeded. TensorFlow's threads stay as they are, and OpenCV uses a
+    single thread only while samples are made.
 
     Args:
         config: needs training data, see `open_training_data`.
         output: the run's folder.
-        resume: go on with the run in the folder, if there is one. The rest of the training is then the same as if it
-            had never stopped.
+        resume: resume the run in the folder, if there is one. The rest of the training is then the same as if it had
+            never stopped.
         callbacks: more callbacks for `fit`.
 
     Returns:
@@ -65,7 +65,7 @@ def train(
     """
     settings = config.training
     resuming = _check_folder(config, output, resume)
-    # Not config.yaml, from which a run may go on.
+    # Without config.yaml, which a resumed run reads.
     names = (STATE, LOG, *(f"{name}.keras{suffix}" for name in ("last", "best") for suffix in ("", ".json")))
     check_outputs([output / name for name in names], config.files())
     data = open_training_data(config)
@@ -76,7 +76,7 @@ def train(
     strategy = open_strategy(settings.devices)
     with placement(settings.devices), lost_machines(strategy), _input_errors():
         _check_batch(settings, strategy.num_replicas_in_sync)
-        # Keras' steps are parts of a batch.
+        # A step of Keras is a micro-batch.
         steps = len(data) * config.data.repeat // settings.batch_size * settings.accumulation_steps
         keras.utils.set_random_seed(settings.seed)
         with strategy.scope():
@@ -113,7 +113,11 @@ def train(
 
 
 def _check_folder(config: Config, output: Path, resume: bool) -> bool:
-    """Whether the folder holds a run to go on with."""
+    """Whether the folder holds a run to resume.
+
+    Raises:
+        InputError: it holds one that is not to be resumed, or whose settings differ.
+    """
     if not (output / CONFIG).exists():
         return False
     if not resume:
@@ -141,13 +145,13 @@ def _check_folder(config: Config, output: Path, resume: bool) -> bool:
 
 def _warn_of_late_drops(settings: TrainingConfig) -> None:
     late = [drop for drop in settings.learning_rate_drops if drop >= settings.epochs]
-    # Whoever trains for a few epochs need not care about the defaults.
+    # A short training need not hear of the defaults.
     if late and settings.schedule == "step" and "learning_rate_drops" in settings.model_fields_set:
         _log.warning("training.learning_rate_drops: %s have no effect in %d epochs", late, settings.epochs)
 
 
 def _settings_of_the_run(config: Config) -> dict[str, Any]:
-    """The content of the run's config file, with the skeleton itself, whose own file may change or move."""
+    """The content of the run's config file, which includes the skeleton, since its own file may change or move."""
     content = config.model_dump(mode="json")
     if isinstance(config.keypoints, str) and config.keypoints not in SCHEMAS:
         content["keypoints"] = config.schema.to_dict()
@@ -156,7 +160,7 @@ def _settings_of_the_run(config: Config) -> dict[str, Any]:
 
 def _report_people(data: TrainingMix, config: Config) -> None:
     for place, images in enumerate(data.sets):
-        # TFRecord files hold no such numbers; `dekr data tfrecord` told them.
+        # TFRecord files hold no such numbers; `dekr data tfrecord` reported them.
         if isinstance(images, LabeledImages):
             name = "training data" if len(data.sets) == 1 else f"data.train.{place}"
             print(report_people(images.records, config.targets, name))
@@ -171,7 +175,7 @@ def _check_batch(settings, devices: int) -> None:
 
 
 def build_training(config: Config, steps_per_epoch: int) -> PoseEstimator:
-    """The network with losses and optimizer, for the devices of the strategy whose scope this is.
+    """The compiled model; call it within the scope of the strategy.
 
     Args:
         config: see `train`.
@@ -181,7 +185,7 @@ def build_training(config: Config, steps_per_epoch: int) -> PoseEstimator:
     with _precision(settings.precision):
         network = build_dekr(config.model, config.schema)
     freeze(network, settings)
-    # With another backend than TensorFlow there is one device, and Keras refuses.
+    # Other backends than TensorFlow train on one device, and Keras refuses the setting there.
     if settings.synchronized_batch_norm and _on_tensorflow():
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -200,7 +204,7 @@ def build_training(config: Config, steps_per_epoch: int) -> PoseEstimator:
 
 
 def freeze(network: keras.Model, settings: TrainingConfig) -> None:
-    """Keeps the weights of the backbone's first stages, or its batch normalization, out of the training."""
+    """Freezes the stem and first stages of the backbone, or its batch normalization, as the settings say."""
     stages = range(1, settings.frozen_stages + 1)
     frozen = ("stem_", *(f"stage{stage}_" for stage in stages)) if settings.frozen_stages else ()
     for layer in network.layers:
@@ -216,7 +220,7 @@ def _optimizer(settings: TrainingConfig, steps_per_epoch: int) -> keras.optimize
     if settings.accumulation_steps > 1:
         options["gradient_accumulation_steps"] = settings.accumulation_steps
     if settings.ema_momentum is not None:
-        # Keras moves the averages with every part of a batch.
+        # Keras updates the averages with every micro-batch.
         options |= {"use_ema": True, "ema_momentum": settings.ema_momentum ** (1 / settings.accumulation_steps)}
     rate = learning_rate(settings, steps_per_epoch)
     optimizer = adam(rate, **options)
@@ -229,7 +233,7 @@ def _optimizer(settings: TrainingConfig, steps_per_epoch: int) -> keras.optimize
 
 @contextlib.contextmanager
 def _batches(data, config: Config, strategy, first_epoch: int) -> Iterator:
-    """What `fit` takes: the samples of all epochs from the first one on. No thread makes any after the block."""
+    """The batches for `fit`, of all epochs from `first_epoch` on. After the block, no thread makes samples."""
     if not _on_tensorflow():
         from dekr_tf.data.batches import TrainingBatches
 
@@ -258,7 +262,7 @@ def _on_tensorflow() -> bool:
 
 @contextlib.contextmanager
 def _precision(name: str) -> Iterator[None]:
-    """Layers made meanwhile compute in this precision."""
+    """Makes layers that are created inside the block compute in this precision."""
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy(name)
     try:

@@ -1,4 +1,4 @@
-"""OKS-AP on labeled images, and pictures of what it finds."""
+"""A detector's AP on labeled images, and pictures of the poses that it finds."""
 
 from collections.abc import Iterator
 
@@ -19,13 +19,13 @@ PICTURE_SIZE = 640
 
 
 class ValidationSet:
-    """The labeled images that a training is measured on.
+    """The labeled images that training validates on.
 
     Args:
         config: `data.val_annotations` and `data.val_images` are needed.
 
     Raises:
-        InputError: the labels cannot be read, have no person with keypoints, or images are missing.
+        InputError: the labels cannot be read or have no person who counts, or images are missing.
     """
 
     def __init__(self, config: Config):
@@ -37,13 +37,13 @@ class ValidationSet:
         self.images = check_images([image.file_name for image in self.labels], config.data.val_images)
 
     def measure(self, detector: PoseDetector) -> float:
-        """AP of what a detector finds in the images."""
-        # A part of a batch at a time, for those with little memory.
+        """A detector's AP on the images, 0 to 1."""
+        # A micro-batch at a time, which fits into memory as in training.
         batch_size = self.config.training.batch_size // self.config.training.accumulation_steps
         return evaluate_detector(detector, self.labels, self.config.data.val_images, batch_size=batch_size)[0]["AP"]
 
     def pictures(self, detector: PoseDetector) -> Iterator[tuple[str, np.ndarray]]:
-        """File names of the first images, and (H, W, 3) uint8 RGB drawings of what a detector finds in them."""
+        """File names of the first images, and (H, W, 3) uint8 RGB drawings of the poses that a detector finds there."""
         for image in self.labels[: self.config.training.pictures]:
             photo = self.images.read(image.file_name)
             drawing = draw_poses(photo, detector(photo))

@@ -1,1 +1,1 @@
-"""Pictures of poses, of the errors that they have, and of what a network looks at."""
+"""Pictures of poses, of their errors, and of what a network computes."""

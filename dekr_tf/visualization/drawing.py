@@ -1,4 +1,4 @@
-"""Drawing people onto a photo, from the skeleton's description alone."""
+"""Draws people onto a photo, for any skeleton."""
 
 import colorsys
 from collections.abc import Callable
@@ -15,7 +15,7 @@ RIGHT_COLOR = (40, 150, 255)
 OUTLINE_COLOR = (20, 20, 20)
 LABEL_COLOR = (255, 255, 255)
 
-#: Keypoints below this share of the person's best keypoint score are left out, those below the next one are faded.
+#: Keypoints below the first fraction of the person's best keypoint score are left out; below the second, faded.
 LEFT_OUT, FADED = 0.1, 0.5
 #: Opacity of the faintest keypoint drawn.
 FAINTEST = 0.35
@@ -23,7 +23,7 @@ FAINTEST = 0.35
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # OpenCV takes coordinates in 1/16 pixel.
 _SHIFT = 4
-# Beyond this, coordinates in 1/16 pixel would leave its integers.
+# Beyond this, coordinates in 1/16 pixel would overflow its integers.
 _FARTHEST = 1e6
 
 Color = tuple[float, ...]
@@ -32,13 +32,13 @@ Color = tuple[float, ...]
 def draw_poses(image: np.ndarray, poses: Poses) -> np.ndarray:
     """Draws skeletons: limbs orange on the person's left, blue on the right, else in a color of the person's own.
 
-    Uncertain keypoints and their limbs are faded or left out, relative to the person's best keypoint. Lines are as
-    thick as the person's size asks for; the pose score stands small above the person.
+    Uncertain keypoints and their limbs are faded or left out, relative to the person's best keypoint. Line width
+    follows the person's size; a small label above the person has the pose score.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
         poses: people in pixels of the image, with their skeleton. The first keypoint of a flip pair is the left one.
-            Track ids choose the colors and stand before the scores.
+            Track ids choose the colors and precede the scores.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -50,7 +50,7 @@ def draw_poses(image: np.ndarray, poses: Poses) -> np.ndarray:
         raise InputError("drawing: expected poses with a skeleton. Received: poses without `schema`")
     canvas = image.copy()
     sides = _sides(poses.schema)
-    # The best on top.
+    # Best last, so that they are on top.
     for person in reversed(range(len(poses))):
         number, label = person, f"{poses.scores[person]:.2f}"
         if poses.track_ids is not None:
@@ -89,7 +89,7 @@ def _draw_person(
 
 
 def _sides(schema: KeypointSchema) -> list[int]:
-    """Of each keypoint: -1 left, 1 right, 0 neither."""
+    """The side of each keypoint: -1 left, 1 right, 0 neither."""
     sides = [0] * len(schema)
     for left, right in schema.flip_pairs:
         sides[left], sides[right] = -1, 1
@@ -97,8 +97,8 @@ def _sides(schema: KeypointSchema) -> list[int]:
 
 
 def person_color(index: int) -> Color:
-    """The color of a person's own, RGB in 0..255."""
-    # Steps of the golden ratio spread the hues however many people there are.
+    """A color for each person, RGB in 0..255."""
+    # Steps of the golden ratio spread the hues, however many people there are.
     red_green_blue = colorsys.hsv_to_rgb((0.36 + 0.618034 * index) % 1.0, 0.65, 0.95)
     return tuple(255 * value for value in red_green_blue)
 
@@ -115,7 +115,7 @@ def _opacities(keypoints: np.ndarray) -> np.ndarray:
 
 
 def _sizes(points: np.ndarray, image_shape: tuple[int, ...]) -> tuple[int, float, float]:
-    """Line width and dot radius in pixels, and scale of the font, for a person on an image."""
+    """Line width and dot radius in pixels, and font scale, for a person on an image."""
     person = np.linalg.norm(np.ptp(points, axis=0))
     image = np.hypot(*image_shape[:2])
     line = float(np.clip(0.014 * person, 1, max(1, 0.006 * image)))
@@ -156,7 +156,7 @@ def draw_dot(canvas: np.ndarray, center: np.ndarray, radius: float, color: Color
 
 
 def _draw_label(canvas: np.ndarray, text: str, points: np.ndarray, font: float, color: Color) -> None:
-    """A small plate above the topmost point, moved to lie inside the image."""
+    """Draws a small plate with text above the topmost point, but inside the image."""
     thickness = max(1, round(1.6 * font))
     (width, height), descent = cv2.getTextSize(text, _FONT, font, thickness)
     pad = max(2, height // 3)

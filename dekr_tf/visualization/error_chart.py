@@ -1,27 +1,27 @@
-"""A chart of the errors that poses have."""
+"""A chart of the errors in poses."""
 
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-#: Suffixes of the files that a figure is saved to.
+#: Suffixes of files that a figure can be saved to.
 FORMATS = (".png", ".pdf", ".svg")
 
-# Told apart with every kind of color vision (Okabe and Ito); what is good stays in the background.
+# Distinguishable with every kind of color vision (Okabe and Ito); good keypoints stay in the background.
 COLORS = {"good": "#dde3e6", "jitter": "#56b4e9", "inversion": "#e69f00", "swap": "#cc79a7", "miss": "#d55e00"}
 ALL_COLOR = "#009e73"
 
 
 def error_chart(counts: Mapping[str, Mapping[str, int]], precision: float, corrected: Mapping[str, float]) -> Figure:
-    """Bars of the shares of errors for every keypoint, and of what correcting each kind of error gains.
+    """Bars of the shares of errors for every keypoint, and of the AP that correcting each kind of error gains.
 
     Args:
         counts: for each keypoint's name, the number of keypoints by kind: the keys of `COLORS`.
         precision: AP of the poses as they are.
-        corrected: AP with one kind of error corrected, by its name, and of all kinds, as `all`.
+        corrected: AP with one kind of error corrected, by its name, and with all corrected, as `all`.
 
     Returns:
-        A figure to `savefig`.
+        A figure, to be written with `savefig`.
     """
     total = {kind: sum(keypoint[kind] for keypoint in counts.values()) for kind in COLORS}
     rows = {"all keypoints": total, **counts}

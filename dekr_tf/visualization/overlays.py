@@ -1,4 +1,4 @@
-"""What a network computes, laid over the photo that it looked at."""
+"""What a network computes, drawn over its photo."""
 
 from collections.abc import Sequence
 
@@ -16,13 +16,13 @@ def draw_activation(
     """Draws the positions that the adaptive convolutions of one keypoint read, in a color for each person.
 
     Large dots are the taps of the last block, small ones those of the blocks before it; a line leads from the person's
-    center to the keypoint, which is a ring.
+    center to a ring at the keypoint.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
         centers: (N, 2) x, y of the people's centers in pixels of the image.
-        keypoints: (N, 2) the regressed keypoint of each.
-        activated: (N, 9, 2), (N, 81, 2) and so on, of the last block first; NaN is not drawn.
+        keypoints: (N, 2) x, y of each person's regressed keypoint, likewise.
+        activated: (N, 9, 2), (N, 81, 2) and so on, x, y likewise, the last block first; NaN is not drawn.
 
     Returns:
         (H, W, 3) uint8 RGB, the photo darkened.
@@ -45,7 +45,7 @@ def draw_saliency(image: np.ndarray, saliency: np.ndarray, centers: np.ndarray, 
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
-        saliency: (N, H, W) >= 0 of each person; a person's own largest value is the brightest.
+        saliency: (N, H, W) >= 0 of each person; each person's largest value is the brightest.
         centers, keypoints: (N, 2) x, y as for `draw_activation`.
 
     Returns:
@@ -64,11 +64,11 @@ def draw_saliency(image: np.ndarray, saliency: np.ndarray, centers: np.ndarray, 
 def draw_heatmaps(
     image: np.ndarray, heatmaps: np.ndarray, schema: KeypointSchema, channels: Sequence[int], centers: np.ndarray
 ) -> np.ndarray:
-    """Draws heatmaps of keypoints, and beside them that of the centers.
+    """Draws heatmaps of keypoints, and beside them the center heatmap.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
-        heatmaps: (K + 1, H, W) scores in pixels of the image, the center last; 0 to 1 shows.
+        heatmaps: (K + 1, H, W) scores in pixels of the image, the center last, clipped to 0..1.
         schema: the skeleton. Keypoints on the person's left are orange, on the right blue, others green.
         channels: the keypoints to draw.
         centers: (N, 2) x, y of the people's centers, which get a ring.
@@ -96,7 +96,7 @@ def _unit(image: np.ndarray) -> float:
 
 
 def _draw_regression(canvas: np.ndarray, center: np.ndarray, keypoint: np.ndarray, unit: float) -> None:
-    """A line from the center to the keypoint, which is a ring."""
+    """Draws a line from the center to a ring at the keypoint."""
     center, keypoint = _near(center), _near(keypoint)
     cv2.line(canvas, *map(_fixed_point, (center, keypoint)), LABEL_COLOR, max(1, round(0.7 * unit)), cv2.LINE_AA, 4)
     draw_dot(canvas, center, 2 * unit, LABEL_COLOR, 1.0)
@@ -108,7 +108,7 @@ def _draw_ring(canvas: np.ndarray, point: np.ndarray, radius: float, color: tupl
 
 
 def _near(points: np.ndarray) -> np.ndarray:
-    # Far beyond any photo, coordinates would leave OpenCV's integers.
+    # Far beyond any photo, coordinates would overflow OpenCV's integers.
     return np.clip(points, -1e6, 1e6)
 
 

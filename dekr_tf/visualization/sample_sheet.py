@@ -1,4 +1,4 @@
-"""Pictures of training samples: the input with what the network is asked for drawn over it."""
+"""Pictures of training samples: the network's input with its targets drawn over it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,15 +12,15 @@ MIDDLE_COLOR = (90, 220, 90)
 CENTER_COLOR = (255, 255, 255)
 MASK_COLOR = (200, 30, 30)
 
-#: Pixels of a panel of the sheet, and between samples.
+#: Side of a panel, and gap between samples, in pixels.
 _PANEL, _GAP = 384, 6
 
 
 def draw_sample(image: np.ndarray, targets: Mapping[str, np.ndarray], schema: KeypointSchema) -> np.ndarray:
     """Draws one sample twice, side by side.
 
-    Left: the heatmaps, the redder the more of them have no loss weight there. Right: from the cell where a person's
-    center is highest, the offsets to its keypoints, and a frame around the cells that are asked for offsets.
+    Left: the heatmaps, redder where more of them have no loss weight. Right: from the cell where a person's center is
+    highest, the offsets to the person's keypoints, and a frame around the cells whose offsets are supervised.
 
     Args:
         image: (S, S, 3) uint8 RGB, the network's input.
@@ -36,7 +36,7 @@ def draw_sample(image: np.ndarray, targets: Mapping[str, np.ndarray], schema: Ke
 
 
 def make_sheet(drawings: Sequence[np.ndarray], columns: int = 2) -> np.ndarray:
-    """Puts drawings of one size, (H, W, 3) uint8, in rows of so many, with white between them."""
+    """Puts drawings of one size, (H, W, 3) uint8, in rows of `columns`, with white gaps between them."""
     height, width, _ = drawings[0].shape
     columns = min(columns, len(drawings))
     rows = -(-len(drawings) // columns)
@@ -90,7 +90,7 @@ def _draw_offsets(canvas: np.ndarray, targets: Mapping[str, np.ndarray], colors:
 
 
 def _upsampled(values: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """A map (h, w) at the size of a panel; a cell (x, y) lies at pixel (x, y) times the zoom."""
+    """A map (h, w) upsampled to a panel's size; cell (x, y) lies at pixel (x, y) times the zoom."""
     zoom = _PANEL / values.shape[0]
     matrix = np.float64([[zoom, 0, 0], [0, zoom, 0]])
     return cv2.warpAffine(values, matrix, (_PANEL, _PANEL), flags=interpolation, borderMode=cv2.BORDER_REPLICATE)

@@ -129,7 +129,7 @@ def test_damaged_images(mixed, tmp_path, caplog):
     batches.on_epoch_end()
     messages = [record.getMessage() for record in caplog.records]
     assert sum(message.startswith("skipped: image ") for message in messages) == 1
-    assert messages.count("samples of this epoch that show another image than a damaged one: 2") == 2
+    assert messages.count("samples of this epoch that show another image instead of a damaged one: 2") == 2
 
 
 def test_records_are_refused(mixed, tmp_path):

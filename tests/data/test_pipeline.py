@@ -272,7 +272,7 @@ def test_damaged_images_can_be_skipped(people, damaged, caplog):
         assert shown == [{2: 3, 5: 1}.get(images[image.tobytes()], images[image.tobytes()]) for image in expected[0]]
         messages = [record.getMessage() for record in caplog.records]
         assert sum(message.startswith("skipped: image ") for message in messages) == 2
-        assert messages.count("samples of this epoch that show another image than a damaged one: 2") == number + 1
+        assert messages.count("samples of this epoch that show another image instead of a damaged one: 2") == number + 1
 
 
 def test_nothing_but_damaged_images_is_an_error(damaged):

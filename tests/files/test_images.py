@@ -407,7 +407,7 @@ def test_image_files_that_are_passed_over_are_counted(folder, caplog):
     assert [path.name for path in find_images([folder])] == ["a.PNG", "b.jpg", "c.webp", "d.jfif", "e.JPE"]
     (message,) = caplog.messages
     assert message.startswith(
-        f"{folder}: passed over 3 image files in .gif, .heic; of a folder, those in .bmp, .jfif, "
+        f"{folder}: skipped 3 image files in .gif, .heic; from a folder, only those in .bmp, .jfif, "
     )
     assert find_images([folder / "f.gif"]) == [folder / "f.gif"]
 

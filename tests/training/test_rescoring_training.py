@@ -74,5 +74,5 @@ def test_settings_that_do_not_fit(settings, message):
 
 
 def test_a_loss_that_is_not_finite():
-    with pytest.raises(TrainingError, match=r"expected a finite loss, .* Received: nan"):
+    with pytest.raises(TrainingError, match=r"expected a finite loss; .* Received: nan"):
         train_rescoring_net(draw(20, 1), learning_rate=1e30, epochs=5)

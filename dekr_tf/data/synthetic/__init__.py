@@ -1,7 +1,7 @@
 """Synthetic people with exact keypoint labels: a data set to try training on, without downloads or licenses.
 
-A figure is a small skeleton in three dimensions, turned about the vertical and projected straight onto the image, so
-that left and right, front and back follow from what is drawn: the face, hair and shirt front show where it looks.
+A figure is a small 3D skeleton, turned about the vertical and projected orthographically onto the image, so that left
+and right, front and back can be told from the drawing: face, hair and shirt front show where the figure looks.
 """
 
 from dekr_tf.data.synthetic.dataset import write_dataset

@@ -1,4 +1,4 @@
-"""Drawing in color and, for every pixel, keeping what is on top of it."""
+"""Drawing in color, with a record of what is on top at every pixel."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ BACKGROUND, OBJECT, FIRST_PERSON = 0, 1, 2
 
 
 class Canvas:
-    """Colors at twice the size, and for every pixel what is on top of it."""
+    """Colors at twice the image's size, and `ids` (H, W) int32 of what is on top at every pixel."""
 
     def __init__(self, background: np.ndarray):
         height, width = background.shape[:2]
@@ -21,12 +21,12 @@ class Canvas:
         self.ids = np.full((height, width), BACKGROUND, np.int32)
 
     def image(self) -> np.ndarray:
-        """What was drawn, (H, W, 3) uint8."""
+        """The drawing, (H, W, 3) uint8."""
         height, width = self.ids.shape
         return cv2.resize(self._colors, (width, height), interpolation=cv2.INTER_AREA)
 
     def polygon(self, points: np.ndarray, color, identity: int | None, outline: float = 0.0) -> None:
-        """Fills a convex polygon (P, 2) in image pixels, with a darker line of the given width about it."""
+        """Fills a convex polygon (P, 2) in image pixels, with a darker outline that wide; None leaves `ids` alone."""
         fine = self._fixed(points * _OVERSAMPLING + (_OVERSAMPLING - 1) / 2)
         color = tuple(float(value) for value in color)
         if outline:
@@ -58,7 +58,7 @@ class Canvas:
 
 
 def circle(center, radius: float, corners: int = 16) -> np.ndarray:
-    """Corners (P, 2) of a polygon that stands for a circle."""
+    """Corners (P, 2) of a polygon that approximates a circle."""
     angles = np.arange(corners) * (2 * np.pi / corners)
     return np.asarray(center) + radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
@@ -76,7 +76,7 @@ def rotation(degrees: float) -> np.ndarray:
 
 
 def random_color(generator: np.random.Generator, darkest: float, brightest: float) -> np.ndarray:
-    """RGB (3,) in 0..255 of any hue; the brightness is in 0..1."""
+    """RGB (3,) in 0..255 of any hue, with a brightness from `darkest` to `brightest`, in 0..1."""
     hue, saturation, value = (
         generator.uniform(0, 180),
         generator.uniform(30, 230),

@@ -23,9 +23,9 @@ def write_dataset(
     """Writes `train.json` and `val.json` in COCO's keypoint format, with images in `train/images` and `val/images`.
 
     Args:
-        folder: where to; made if missing.
+        folder: where to write; made if missing.
         train: number of training images; with 0 the split is left out.
-        val: number of validation images; likewise.
+        val: number of validation images, likewise.
         size: (height, width) of the images.
         seed: the same seed gives the same images; an image does not depend on how many there are.
 
@@ -33,8 +33,8 @@ def write_dataset(
         (images, people) of each split written.
 
     Raises:
-        InputError: the folder cannot be written to, no image is asked for, the images are too small, or the seed is
-            negative.
+        InputError: the folder cannot be written to, there is no image to draw, the images are too small, or the seed
+            is negative.
     """
     if min(train, val) < 0 or train + val == 0:
         raise InputError(f"synthetic data: expected at least one image. Received: train {train}, val {val}")
@@ -86,7 +86,7 @@ def _write_split(folder: Path, split: str, size, scenes) -> int:
 
 
 def _annotation(annotation_id: int, image_id: int, keypoints: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    # Only annotations need it, which not every install has.
+    # Imported here, since not every install has it and images do not need it.
     from pycocotools import mask as rle
 
     code = rle.encode(np.asfortranarray(mask, np.uint8))

@@ -1,4 +1,4 @@
-"""Posed skeletons in three dimensions."""
+"""Posed 3D skeletons."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ class Figure:
     """A posed skeleton: joints by name (3,), already turned to the viewer: x right, y up, z towards the viewer."""
 
     joints: dict[str, np.ndarray]
-    #: (3, 3), rows: what the head's own axes (left, up, front) are on the image.
+    #: (3, 3), rows: the head's own axes (left, up, front), in the coordinates of `joints`.
     head: np.ndarray
-    #: Where the chest looks (3,), a unit vector.
+    #: (3,), unit vector of the direction in which the chest faces.
     front: np.ndarray
 
 
@@ -75,7 +75,7 @@ def random_figure(generator: np.random.Generator) -> Figure:
 
 
 def _limb(side: int, flex: float, spread: float) -> np.ndarray:
-    """Unit vector that hangs down, is swung forward by `flex` and outward by `spread` degrees; side 1 is left."""
+    """Unit vector that points down, swung forward by `flex` and outward by `spread` degrees; side 1 is left."""
     flex, spread = np.radians(flex), np.radians(spread)
     return np.array([side * np.sin(spread), -np.cos(spread) * np.cos(flex), np.cos(spread) * np.sin(flex)])
 

@@ -1,4 +1,4 @@
-"""Drawing a figure with a face and clothes, and saying where its keypoints are."""
+"""Draws a figure with a face and clothes, and finds its keypoints."""
 
 from collections.abc import Callable
 
@@ -20,8 +20,8 @@ _FACE = {
     "mouth": (0.0, -0.5, 0.86),
     "hair": (0.0, 0.72, -0.69),
 }
-#: Keypoints of torso and head are on the far side, and hidden, from this depth on (in body heights; on the head, in its
-#: radii). Limbs have no such rule: what is drawn over them hides them.
+#: Keypoints of torso and head are on the far side, and hidden, if their z is at most this (in body heights; on the head
+#: in its radii). Limbs need no such rule: what is drawn over them hides them.
 _FAR_DEPTH = {"nose": 0.0, "eye": 0.0, "ear": -0.25, "shoulder": -0.045, "hip": -0.045}
 _LIMB_PARTS = ("ear", "upper_arm", "forearm", "hand", "thigh", "shin", "foot")
 PARTS = ("torso", "neck", "head", *(f"{side}_{part}" for side in ("left", "right") for part in _LIMB_PARTS))
@@ -30,7 +30,7 @@ _HAIR = ((30, 24, 20), (78, 50, 30), (140, 98, 52), (205, 170, 100), (150, 150, 
 
 
 def part_id(person: int, part: str) -> int:
-    """What marks the pixels of a part of a person on the canvas."""
+    """The id of the pixels of a person's part on the canvas."""
     return person * len(PARTS) + PARTS.index(part)
 
 
@@ -50,7 +50,7 @@ class _Look:
         self.sleeve = self.shirt * 0.93
         self.forearm = self.sleeve if long_sleeves else self.skin
         self.shin = self.skin if short_trousers else self.trousers * 0.95
-        #: Cosine of the angle about the hair's middle up to which it reaches.
+        #: Cosine of the angle from the middle of the hair to its edge.
         self.hairline = generator.uniform(-0.15, 0.2)
         self.face = {name: np.array(direction) / np.linalg.norm(direction) for name, direction in _FACE.items()}
 
@@ -64,10 +64,10 @@ def draw_person(canvas: Canvas, figure: Figure, hip, body_height: float, person:
         hip: (2,) x, y of the middle of the hips, image pixels.
         body_height: pixels.
         person: its number.
-        generator: of build and clothes.
+        generator: source of randomness for build and clothes.
 
     Returns:
-        points (17, 2) in image pixels, and (17,) bool whether each is on the side of the body that is seen.
+        points (17, 2) in image pixels, and (17,) bool whether each is on the side of the body that faces the viewer.
     """
     roll = rotation(generator.normal(0, 4))
     girth, head_size = generator.uniform(0.85, 1.2), _HEAD_RADIUS * generator.uniform(0.95, 1.12)
@@ -128,7 +128,7 @@ def draw_person(canvas: Canvas, figure: Figure, hip, body_height: float, person:
 
 def _draw_head(canvas: Canvas, place, figure: Figure, radius: float, roll, look: _Look, person: int) -> None:
     """Draws the head as a ball with a face and hair on it."""
-    # `roll` turns vectors with y down, so it undoes itself where y points up.
+    # `roll` is for vectors with y down; for vectors with y up it is the inverse rotation.
     upright = np.eye(3)
     upright[:2, :2] = roll
 

@@ -12,7 +12,7 @@ from dekr_tf.keypoints import COCO
 
 #: How often an image has one, two, .. people.
 _COUNT_SHARES = (0.3, 0.26, 0.18, 0.12, 0.08, 0.06)
-#: People of whom less is seen get no labels, so that they are ignored.
+#: People with fewer visible keypoints get no labels, so that they are ignored.
 _FEWEST_VISIBLE = 3
 #: Body parts whose pixels show a keypoint; anything else on top of it hides it.
 _SHOWN_BY = {
@@ -30,13 +30,13 @@ _SHOWN_BY = {
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One drawn image and its N people, those hidden altogether left out.
+    """One drawn image and its N people, without those who are completely hidden.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        keypoints: (N, 17, 3) float64: x, y, visibility: 2 visible, 1 hidden by something nearer, 0 outside the image.
-            All zero for people of whom too little is seen.
-        masks: (N, H, W) bool, the pixels where the person is seen.
+        keypoints: (N, 17, 3) float64: x, y, visibility: 2 visible, 1 hidden, 0 outside the image. All zero for people
+            with fewer than 3 visible keypoints.
+        masks: (N, H, W) bool, the pixels where the person is visible.
     """
 
     image: np.ndarray
@@ -84,7 +84,7 @@ def draw_scene(size: tuple[int, int], generator: np.random.Generator) -> Scene:
 
 
 def _keypoints(points: np.ndarray, near_side: np.ndarray, ids: np.ndarray, person: int) -> np.ndarray:
-    """(17, 3) keypoints of points (17, 2), by what lies on top of each of them."""
+    """Keypoints (17, 3) from points (17, 2), with visibilities by what is on top of each."""
     height, width = ids.shape
     keypoints = np.zeros((len(COCO), 3))
     for index, name in enumerate(COCO.names):
@@ -137,12 +137,12 @@ def _shape(size: tuple[int, int], generator: np.random.Generator) -> tuple[np.nd
 
 
 def _draw_object(canvas: Canvas, generator: np.random.Generator) -> None:
-    """Something that stands in front of the people drawn so far."""
+    """Draws something that stands in front of the people drawn so far."""
     canvas.polygon(*_shape(canvas.ids.shape, generator), OBJECT * len(PARTS), outline=1.0)
 
 
 def _finish(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The camera's part: exposure, contrast, sensor noise."""
+    """Adds the camera's effects: exposure, contrast, sensor noise."""
     contrast, brightness = generator.uniform(0.85, 1.15), generator.uniform(-15, 15)
     noise = generator.normal(0, generator.uniform(0.5, 5), image.shape)
     return ((image - 128.0) * contrast + 128 + brightness + noise).clip(0, 255).astype(np.uint8)
