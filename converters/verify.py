@@ -10,7 +10,7 @@ from dekr_tf.errors import InputError
 from dekr_tf.poses import Poses
 
 #: Poses are compared down to this fraction of the best pose's score: weaker ones are noise in any precision.
-WEAKEST = 0.1
+WEAKEST = 0.25
 #: Two poses are of the same person if the mean distance of their keypoints is at most this fraction of the diagonal of
 #: the pose's box.
 SAME_PERSON = 0.2
