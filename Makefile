@@ -12,11 +12,15 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # The retired runtime of 32-bit Raspberry Pi with the other packages of a device, for the tests that run exports on it.
 OLD_RUNTIME := tflite-runtime==2.14.0 'numpy==1.26.*' 'opencv-python-headless>=4.9' 'pydantic>=2.8' 'pyyaml>=6' 'tqdm>=4.66'
+# A server for the test of docs/examples/kserve_server.py. The second pin spares pip the download of newer versions, which
+# need a newer protobuf than KServe takes.
+KSERVE := 'kserve==0.21.*' 'grpcio-tools==1.81.*'
+KSERVE_STAMP := .venv/kserve/.installed
 MODEL := demo/model/last.keras
 
 .PHONY: test test-fast test-web test-arm lint docs demo demo-train fuzz clean
 
-test: $(STAMP)
+test: $(STAMP) $(KSERVE_STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What needs no network that is built, trained, exported or served: about a minute.
@@ -90,4 +94,16 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 		.venv/tflite-runtime/bin/python -m pip --disable-pip-version-check install --quiet $(OLD_RUNTIME); \
 	else \
 		echo "note: tflite-runtime needs Python 3.11 or older; skipping the test that runs it"; fi
+	@touch $@
+
+# KServe takes an older protobuf than we do, so it lives in an environment of its own, which finds TensorFlow in .venv.
+$(KSERVE_STAMP): $(STAMP)
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))'; then \
+		set -e; $(BIN)/python -m venv .venv/kserve; \
+		packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		$(abspath $(BIN))/python -c "$$packages" > "$$(.venv/kserve/bin/python -c "$$packages")/parent.pth"; \
+		.venv/kserve/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-warn-conflicts \
+			$(KSERVE); \
+	else \
+		mkdir -p .venv/kserve; echo "note: KServe needs Python 3.13 or older; skipping the test that runs it"; fi
 	@touch $@
