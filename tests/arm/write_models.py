@@ -20,8 +20,8 @@ from dekr_tf.files.images import write_image
 from dekr_tf.files.outputs import write_text
 from dekr_tf.models import load_model
 from dekr_tf.sidecar import Artifact
+from dekr_tf.weights import PRESET
 
-NETWORK = "people_lite0"
 #: (height, width) of the network's input, and of a photo of each kind.
 INPUT = 128, 192
 PHOTOS = {SAME_SIZE: INPUT, RESIZED: (300, 424)}
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
         write_image(scene, folder / f"{name}.png")
     # What eight bits do to the network does not matter here: both sides have the same.
     verify.TOLERANCES["int8"] = verify.Tolerance(1e3, 1e3, 1.0)
-    network, sidecar = load_model(NETWORK)
+    network, sidecar = load_model(PRESET)
     for name, settings in MODELS.items():
         artifact = Artifact(**settings, input_sizes=(INPUT,))
         path = folder / f"{name}.tflite"
