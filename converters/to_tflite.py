@@ -16,9 +16,9 @@ import tensorflow as tf
 from dekr_tf.errors import InputError
 from dekr_tf.processors import available_processors
 
-#: Tensors of the backbone and, except for its last convolution, of the heatmap head. Only these are quantized: a heatmap
-#: of 256 levels would have plateaus instead of peaks, coordinates lose pixels to eight bits, and a feature pyramid adds
-#: fine details to sums many times as large.
+#: Tensors of the backbone and, except for its last convolution, of the heatmap head. Only these are quantized: a
+#: heatmap of 256 levels would have plateaus instead of peaks, coordinates in eight bits would be off by pixels, and a
+#: feature pyramid adds fine details to sums many times as large.
 QUANTIZED = r"/(stem_|stage\d_|top_|features|heatmap_transition|heatmap_u0)"
 
 

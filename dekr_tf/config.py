@@ -205,6 +205,9 @@ class TargetConfig(Settings):
     #: Inside a person's box, the heatmap of a keypoint without a label learns `background`, as in the reference, or has
     #: no loss (`ignore`), for data whose labels leave out visible keypoints (faces, say).
     unlabeled_keypoints: Literal["background", "ignore"] = "background"
+    #: Outside the photo, where a training crop is black, heatmaps have no loss (`ignore`), as in the reference, or learn
+    #: `background`, for networks whose input is often letterboxed: otherwise they may find people in its black corners.
+    outside_photo: Literal["background", "ignore"] = "ignore"
     #: Offsets are supervised on the square [c - radius, c + radius) around the center c, in map pixels.
     offset_radius: Count = 4
     #: Person size in the offset loss weight. `reference` measures it from the image's origin, as for the published

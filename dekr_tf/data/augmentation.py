@@ -32,10 +32,11 @@ class Augmentation:
         """The photo (H, W, 3) uint8 as the input (S, S, 3) uint8: bilinear, black outside the photo."""
         return cv2.warpAffine(image, self.matrix, (self.input_size, self.input_size), flags=cv2.INTER_LINEAR)
 
-    def transform_mask(self, mask: np.ndarray, stride: int) -> np.ndarray:
-        """A mask (H, W) uint8 of 0 and 1 on the map (S / stride, S / stride), likewise; 0 outside the photo."""
+    def transform_mask(self, mask: np.ndarray, stride: int, outside: int = 0) -> np.ndarray:
+        """A mask (H, W) uint8 of 0 and 1 on the map (S / stride, S / stride), likewise; `outside` outside the photo."""
         side = self.input_size // stride
-        return cv2.warpAffine(mask, self.matrix / stride, (side, side), flags=cv2.INTER_LINEAR)
+        matrix = self.matrix / stride
+        return cv2.warpAffine(mask, matrix, (side, side), flags=cv2.INTER_LINEAR, borderValue=outside)
 
     def transform_keypoints(self, keypoints: np.ndarray, flip_indices: tuple[int, ...]) -> np.ndarray:
         """Keypoints (N, K, 3) from photo to input pixels, left and right exchanged where the sample is flipped.

@@ -67,7 +67,7 @@ class SampleEncoder:
         points = augmentation.transform_keypoints(points, self.schema.flip_indices)
         points[..., :2] /= stride
         sizes = person_sizes(record.keypoints, settings.person_size) * (augmentation.zoom / stride) ** 2
-        mask = augmentation.transform_mask(record.valid_mask(), stride)
+        mask = augmentation.transform_mask(record.valid_mask(), stride, settings.outside_photo == "background")
         boxes = augmentation.transform_boxes(record.boxes) / stride
         return augmentation.transform_image(image), self._targets(points, sizes, mask, boxes)
 
