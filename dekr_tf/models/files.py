@@ -26,8 +26,7 @@ def save_model(model: keras.Model, path: str | Path, sidecar: Sidecar | None = N
     `.keras` of `build_dekr`'s network inside as well.
 
     Raises:
-        InputError: the suffix is another, the file cannot be written, or a `.weights.npz` has no sidecar or a weight
-            that float16 cannot hold.
+        InputError: the suffix is another, the file cannot be written, or a `.weights.npz` has no sidecar.
     """
     check_suffix(path)
     if sidecar is not None:
@@ -100,11 +99,13 @@ def _write_compact(model, path, sidecar):
     if sidecar is None:
         raise InputError(f"{path.name}: the model has no settings, which this kind of file holds inside")
     arrays = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.variables}
+    limit = np.finfo(np.float16).max
     for name, array in arrays.items():
-        if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-            raise InputError(f"{path.name}: expected weights that float16 can hold. Received: {name}, which it cannot")
+        # Variances can be larger than float16 holds; those stay in float32.
+        if np.abs(array).max(initial=0) <= limit:
+            arrays[name] = array.astype(np.float16)
     with open(path, "wb") as file:
-        np.savez_compressed(file, **{name: array.astype(np.float16) for name, array in arrays.items()})
+        np.savez_compressed(file, **arrays)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo(MEMBER), to_json(sidecar))
 

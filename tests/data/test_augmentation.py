@@ -122,6 +122,7 @@ def test_outside_the_photo_is_black_and_masked():
     mask = augmentation.transform_mask(np.ones((40, 40), np.uint8), 4)
     assert mask.shape == (16, 16)
     assert not mask[0].any() and mask[8, 8]
+    assert augmentation.transform_mask(np.ones((40, 40), np.uint8), 4, outside=1).all()
 
 
 def test_draws_cover_their_ranges_and_follow_the_generator():
