@@ -125,6 +125,8 @@ class DecoderConfig(Settings):
     #: scores by the OKS to expect with such errors, which ranks small people below large ones; 0 keeps the paper's
     #: scores. Small networks benefit: with 8, the AP of people_lite0 rises from .034 to .083.
     keypoint_error: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    #: People with a lower pose score are neither printed nor drawn, unless the command says otherwise; results have all.
+    min_score: Fraction = 0.1
 
 
 class AugmentationConfig(Settings):

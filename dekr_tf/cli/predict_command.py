@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score",
         type=float,
-        default=0.1,
         metavar="S",
-        help="people with a lower pose score are neither printed nor drawn (default: %(default)s); --output has all",
+        help="people with a lower pose score are neither printed nor drawn (default: the model's, usually 0.1); --output "
+        "has all",
     )
     parser.add_argument(
         "--output",
@@ -107,7 +107,10 @@ def run(arguments: argparse.Namespace) -> None:
     options |= {"config": config, **decoding_options(arguments)}
 
     def open_detector():
-        return PoseDetector(arguments.model, **options)
+        detector = PoseDetector(arguments.model, **options)
+        if arguments.min_score is None:
+            arguments.min_score = detector.sidecar.decoder.min_score
+        return detector
 
     if arguments.shards:
         _predict_shards(arguments, options)

@@ -65,9 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--min-score",
             type=float,
-            default=0.1,
             metavar="S",
-            help="people with a lower pose score are left out (default: %(default)s)",
+            help="people with a lower pose score are left out (default: the model's, usually 0.1)",
         )
         action.set_defaults(draw=draw)
 
@@ -99,10 +98,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--keypoint: expected one of {', '.join(names)}. Received: {arguments.keypoint}")
     keypoint = names.index(arguments.keypoint) if arguments.keypoint else None
     detector = PoseDetector(model, sidecar, dense=True, input_size=arguments.input_size)
+    min_score = sidecar.decoder.min_score if arguments.min_score is None else arguments.min_score
 
     def inspect(path):
         try:
-            return inspect_photo(read_image(path, exif_orientation=True), detector, arguments.min_score)
+            return inspect_photo(read_image(path, exif_orientation=True), detector, min_score)
         except InputError as error:
             return error
 

@@ -20,6 +20,8 @@ export class View {
   showModel({ accelerator, threads, settings, skeleton }, name) {
     this.skeleton = skeleton;
     this.clear();
+    this.elements.minScore.valueAsNumber = settings.decoder.min_score;
+    this.draw();
     const { graph, precision } = settings.artifact;
     this.elements.modelName.textContent = `${name}: ${skeleton.names.length} keypoints, ${precision}, graph ${graph}`;
     const processor = threads > 1 ? `WASM, ${threads} threads` : 'WASM, 1 thread';

@@ -18,6 +18,7 @@ export const DECODER_DEFAULTS = {
   nms_distance: 0.05,
   nms_keypoints: null, // K // 2
   keypoint_error: 0,
+  min_score: 0.1, // for showing people, not for finding them
 };
 
 /**
