@@ -19,9 +19,9 @@ PHOTO = Path(__file__).parents[1] / "docs/photos/astronaut.jpg"
 POINTS = {"nose": (222, 128), "left_shoulder": (302, 232), "right_shoulder": (110, 238)}
 
 
-def check_astronaut(keypoints, names):
+def check_astronaut(keypoints, names, within=35):
     points = [np.asarray(keypoints)[names.index(name), :2] for name in POINTS]
-    np.testing.assert_allclose(points, list(POINTS.values()), atol=35)
+    np.testing.assert_allclose(points, list(POINTS.values()), atol=within)
 
 
 def test_its_files_have_the_same_settings():
@@ -57,9 +57,9 @@ def test_a_device_finds_the_astronaut_without_tensorflow(tmp_path):
 def test_settings_that_its_file_does_not_have_take_keras():
     detector = PoseDetector(input_size=224)
     assert isinstance(detector.engine, KerasEngine)
-    check_astronaut(detector(PHOTO).keypoints[0], detector.sidecar.schema.names)
+    check_astronaut(detector(PHOTO).keypoints[0], detector.sidecar.schema.names, within=70)
     for options in ({}, {"flip": True}, {"match": True}):
-        check_astronaut(PoseDetector(**options)(PHOTO).keypoints[0], detector.sidecar.schema.names)
+        check_astronaut(PoseDetector(**options)(PHOTO).keypoints[0], detector.sidecar.schema.names, within=70)
 
 
 def test_predict_shows_whom_the_model_says(capsys):

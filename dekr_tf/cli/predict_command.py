@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-score",
         type=float,
         metavar="S",
-        help="people with a lower pose score are neither printed nor drawn (default: the model's, usually 0.1); --output "
-        "has all",
+        help="people with a lower pose score are neither printed nor drawn (default: the model's, usually 0.1); "
+        "--output has all",
     )
     parser.add_argument(
         "--output",
