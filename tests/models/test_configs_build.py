@@ -25,5 +25,9 @@ def test_every_config_builds(path):
         assert network.get_layer("stem_1_conv").filters == 64
         assert network.get_layer("stage2_t0_conv").filters == config.model.width
     else:
-        assert network.get_layer("stage7_block0_project_conv").filters == 320
-        assert network.get_layer("features").output.shape[-1] == config.model.pyramid_channels
+        last, features = {
+            "efficientnet_lite0": (320, config.model.pyramid_channels),
+            "mobilenet_v2": (480, 24),
+        }[config.model.backbone]
+        assert network.get_layer("stage7_block0_project_conv").filters == last
+        assert network.get_layer("features").output.shape[-1] == features
