@@ -367,16 +367,22 @@ def test_the_command_line_starts_ray_and_stops_it(here, capfd, monkeypatch):
     ray.shutdown()  # That of the other tests.
     handler = signal.getsignal(signal.SIGTERM)
     words = ["predict", "photos", "--model", "model.onnx", "--shards", "made", "--workers", "2", "--shard-size", "3"]
-    line = "dekr predict: error: expected photos that can be used. Received: 1 of 5 that cannot, see made/bad-*.jsonl\n"
+    line = "dekr predict: error: expected photos that can be used. Received: 1 of 5 that cannot, see made/bad-*.jsonl"
+
+    def printed():
+        out, errors = capfd.readouterr()
+        # gRPC, if other tests of this process have used it, reports every fork.
+        return out, [each for each in errors.splitlines() if "fork_posix" not in each]
+
     for _ in range(2):
         assert main(words) == 2
-        assert capfd.readouterr() == ("", line)
+        assert printed() == ("", [line])
         assert not ray.is_initialized()
     expected = label_photos(PoseDetector("model.onnx", threads=1), list_photos(["photos"]), str(here))
     assert (lines("made/poses-*"), lines("made/bad-*")) == expected
     assert signal.getsignal(signal.SIGTERM) is handler
     monkeypatch.setenv("RAY_ADDRESS", "nowhere:1")
     assert main(words) == 2
-    assert capfd.readouterr() == ("", line)  # All shards are there.
+    assert printed() == ("", [line])  # All shards are there.
     assert main([*words[:-1], "2"]) == 2
-    assert "Received: another shard_size" in capfd.readouterr().err
+    assert "Received: another shard_size" in printed()[1][-1]
