@@ -14,6 +14,7 @@ With --backbone BACKBONE.keras, compares the features of `dekr import movenet.tf
 import argparse
 import csv
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -162,7 +163,7 @@ def plot(rows, path) -> None:
 
     families: dict[str, list[dict]] = {}
     for row in rows:
-        families.setdefault(row["model"].rstrip("0123456789x_ "), []).append(row)
+        families.setdefault(re.sub(r"[_ ]\d+$", "", row["model"]), []).append(row)
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name, members in families.items():
         times, precisions = zip(*sorted((row["ms"], row["AP"]) for row in members), strict=True)
