@@ -31,6 +31,7 @@ from dekr_tf.files.coco_format import read_labels
 from dekr_tf.files.images import open_images
 from dekr_tf.inference.detector import PoseDetector
 from dekr_tf.keypoints import COCO
+from dekr_tf.models.mobilenet import SHIFT
 
 #: Long sides in pixels at which MoveNet looks at photos.
 MOVENET_SIZES = 256, 384, 512
@@ -142,15 +143,20 @@ def compare_features(arguments, photo) -> None:
     """Prints by how much the map that enters MoveNet's heads differs from the imported backbone's."""
     import keras
 
-    movenet = MoveNet(arguments.movenet, 256, arguments.threads, keep_maps=True)
-    image = cv2.resize(photo, (192, 256), interpolation=cv2.INTER_AREA)
-    movenet.run(image)
+    movenet = MoveNet(arguments.movenet, 512, arguments.threads, keep_maps=True)
+    image = cv2.resize(photo, (384, 512), interpolation=cv2.INTER_AREA)
+    # The backbone shifts its input by `SHIFT` pixels, where it has gray.
+    shifted = np.full_like(image, 127)
+    shifted[SHIFT:, SHIFT:] = image[:-SHIFT, :-SHIFT]
+    movenet.run(shifted)
     backbone = keras.models.load_model(arguments.backbone, compile=False)
+    backbone = keras.Model(backbone.input, backbone.get_layer("pyramid_0_relu").output)
     found = np.asarray(backbone(image[None] / np.float32(127.5) - 1))
     shape = tuple(found.shape)
     # The names in the file do not tell which map it is: of those of this shape, the nearest.
     maps = [each["index"] for each in movenet.interpreter.get_tensor_details() if tuple(each["shape"]) == shape]
-    difference = min(np.abs(movenet.interpreter.get_tensor(index) - found).max() for index in maps)
+    middle = np.s_[:, 32:-32, 32:-32]  # At the borders, the two see other pixels.
+    difference = min(np.abs(movenet.interpreter.get_tensor(index) - found)[middle].max() for index in maps)
     print(f"largest difference {difference:.2g} of values up to {found.max():.3g}")
 
 

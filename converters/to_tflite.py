@@ -19,7 +19,7 @@ from dekr_tf.processors import available_processors
 #: Tensors of the backbone and, except for its last convolution, of the heatmap head. Only these are quantized: a
 #: heatmap of 256 levels would have plateaus instead of peaks, coordinates in eight bits would be off by pixels, and a
 #: feature pyramid adds fine details to sums many times as large.
-QUANTIZED = r"/(stem_|stage\d_|top_|features|heatmap_transition|heatmap_u0)"
+QUANTIZED = r"/(stem_|stage\d_|top_|features|heatmap_(transition|u0|depthwise|pointwise))"
 
 
 def signature_names(sizes: Sequence[tuple[int, int]]) -> list[str]:

@@ -74,7 +74,11 @@ class ModelConfig(Settings):
     blocks: Count = 4
     #: EfficientNet: channels of the feature pyramid.
     pyramid_channels: Channels = 64
-    #: Channels of the heatmap head. Default: HRNet's width, half of `pyramid_channels`, or MobileNetV2's 24.
+    #: The heatmap head: `residual` as in the paper, or `separable`, depthwise convolutions as in MoveNet's heads, which
+    #: take a fraction of the arithmetic per channel and start from MoveNet's weights too.
+    heatmap_block: Literal["residual", "separable"] = "residual"
+    #: Channels of the heatmap head. Default: HRNet's width, half of `pyramid_channels`, or MobileNetV2's 24; for the
+    #: separable head MoveNet's 192.
     heatmap_channels: Channels | None = None
     offset_head: OffsetHeadConfig = OffsetHeadConfig()
 
@@ -86,7 +90,8 @@ class ModelConfig(Settings):
             "efficientnet_lite0": max(1, self.pyramid_channels // 2),
             "mobilenet_v2": 24,
         }
-        return self.heatmap_channels or defaults[self.backbone]
+        default = 192 if self.heatmap_block == "separable" else defaults[self.backbone]
+        return self.heatmap_channels or default
 
     @model_validator(mode="after")
     def _settings_belong_to_the_backbone(self):
@@ -113,6 +118,10 @@ class DecoderConfig(Settings):
     nms_distance: Positive = 0.05
     #: Pose NMS: two poses are the same person if more than this many of their keypoints are close. Default: K // 2.
     nms_keypoints: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    #: Moves each keypoint to the peak of its heatmap with the highest product of height and Gaussian of the distance,
+    #: whose standard deviation is this fraction of the root of the area of the pose's box. 0 keeps keypoints where the
+    #: offsets say, as the paper does.
+    peak_distance: Annotated[float, Field(ge=0, le=10)] = 0.0
     #: `nms_distance` for the multi-scale test.
     multi_scale_nms_distance: Positive = 0.15
     #: Multi-scale test: center scores from other scales are rescaled so that their maximum is this fraction of the
@@ -217,6 +226,9 @@ class TargetConfig(Settings):
     #: about 0.002. Where people overlap, the smaller one supplies the offsets; `reference` compares sizes rounded to
     #: float32, so nearly equal people may be swapped.
     person_size: Literal["reference", "paper"] = "reference"
+    #: Center of a person: mean of the labeled `keypoints`, or middle of the annotated `box` as far as it is on the map,
+    #: for networks whose center map already knows it.
+    center: Literal["keypoints", "box"] = "keypoints"
     #: People with a smaller annotated area, in square pixels of the photo, get no center.
     min_center_area: Annotated[float, Field(ge=0)] = 1024.0
 
@@ -258,6 +270,8 @@ class TrainingConfig(Settings):
     initial_weights: Path | None = None
     #: Freezes the backbone's stem and this many of its first stages; HRNet has 4, the others 7. 0 trains everything.
     frozen_stages: Annotated[int, Field(ge=0)] = 0
+    #: Freezes the layers whose names start with one of these words too, for example [top, pyramid, heatmap].
+    frozen_layers: tuple[str, ...] = ()
     #: Freezes statistics, scale and shift of the backbone's batch normalization, for batches too small for statistics.
     #: Nothing then brings activations back into range, so training needs a small learning rate: at 1e-3, three quarters
     #: of the channels in EfficientNet-Lite0's stage 6 died within 16 epochs.

@@ -17,6 +17,10 @@ COARSEST_STRIDE = 32
 SIZE_MULTIPLE = 64
 #: A center is the highest value among 3x3 map cells; once the mean of the map's sides exceeds these, 5x5 and 7x7.
 CENTER_NMS_SIDES = 200, 300
+#: Peaks of a keypoint's heatmap count above this value, and so does their height times the weight of their distance.
+PEAK_THRESHOLD = 0.02
+#: The sides of a pose's box count at least this many pixels of the network's input when its keypoints move to peaks.
+PEAK_MIN_SIDE = 16.0
 #: The taps of a 3x3 kernel, row by row: (y, x) in steps from its middle.
 GRID = tuple((y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
 

@@ -15,7 +15,9 @@ DOCUMENTS = (
 def on_files(files, config):
     """Adds the documents; in the site, they are beside the pages of docs/."""
     for name in DOCUMENTS:
-        content = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](").replace("](../../docs/", "](../../")
+        content = (
+            (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](").replace("](../../docs/", "](../../")
+        )
         files.append(File.generated(config, name, content=content))
     return files
 

@@ -73,7 +73,8 @@ def graph_candidates(case):
     rows, columns = (np.asarray(each) for each in (rows, columns))
     image = np.arange(len(offset))[:, None]
     at_centers = offset[image, rows.astype(int), columns.astype(int)]
-    return ReadPoses(case.flip_indices)(heatmap, at_centers, rows, columns, scores), rows, columns
+    read_poses = ReadPoses(case.flip_indices, case.config.peak_distance)
+    return read_poses(heatmap, at_centers, rows, columns, scores), rows, columns
 
 
 def test_numpy_finds_the_centers(case):

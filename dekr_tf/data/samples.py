@@ -17,7 +17,7 @@ import numpy as np
 from dekr_tf.config import Config, TargetConfig, TrainingSetConfig
 from dekr_tf.data.annotations import ImageRecord, read_annotations, read_keypoint_names
 from dekr_tf.data.augmentation import random_augmentation
-from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
+from dekr_tf.data.target_encoder import TargetEncoder, box_centers, person_centers, person_sizes
 from dekr_tf.errors import InputError
 from dekr_tf.files.images import check_images
 from dekr_tf.files.opencv import one_thread
@@ -69,6 +69,8 @@ class SampleEncoder:
         sizes = person_sizes(record.keypoints, settings.person_size) * (augmentation.zoom / stride) ** 2
         mask = augmentation.transform_mask(record.valid_mask(), stride, settings.outside_photo == "background")
         boxes = augmentation.transform_boxes(record.boxes) / stride
+        if settings.center == "box":
+            points[:, -1] = box_centers(boxes, mask.shape, points[:, -1, 2])
         return augmentation.transform_image(image), self._targets(points, sizes, mask, boxes)
 
 

@@ -27,6 +27,23 @@ def person_centers(keypoints: np.ndarray, areas: np.ndarray, min_center_area: fl
     return np.concatenate([means, present[:, None]], axis=1)
 
 
+def box_centers(boxes: np.ndarray, map_size: tuple[int, int], present: np.ndarray) -> np.ndarray:
+    """The middle of each person's box, or of the part of it that is on the map.
+
+    Args:
+        boxes: (N, 4) left, top, right, bottom in map pixels.
+        map_size: (height, width).
+        present: (N,) 1 where the person has a center, else 0.
+
+    Returns:
+        (N, 3) float64: x, y in map pixels, and 1 where the person has a center on the map, else 0.
+    """
+    height, width = map_size
+    parts = np.clip(boxes, 0, (width, height, width, height))
+    on_map = (parts[:, :2] < parts[:, 2:]).all(axis=1)
+    return np.concatenate([(parts[:, :2] + parts[:, 2:]) / 2, (present * on_map)[:, None]], axis=1)
+
+
 def person_sizes(keypoints: np.ndarray, name: str) -> np.ndarray:
     """How large people are, as a squared length. It weights their offsets and decides who wins an overlap.
 

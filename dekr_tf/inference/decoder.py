@@ -10,6 +10,7 @@ import numpy as np
 
 from dekr_tf.config import DecoderConfig
 from dekr_tf.geometry import CENTER_NMS_SIDES, OUTPUT_STRIDE
+from dekr_tf.inference.peaks import move_to_peaks
 from dekr_tf.inference.pose_nms import pose_nms
 from dekr_tf.oks import expected_similarity
 from dekr_tf.poses import Poses
@@ -81,6 +82,8 @@ def find_candidates(
     # A network that overflows outputs infinite or NaN offsets: such candidates have no position.
     finite = np.isfinite(keypoints).all(axis=(1, 2))
     keypoints, center_scores = keypoints[finite] * OUTPUT_STRIDE, center_scores[finite]
+    if config.peak_distance:
+        keypoints = move_to_peaks(keypoints, heatmap[..., :-1], config.peak_distance, config.max_people)
     return keypoints, center_scores[:, None] * heat_values(heatmap[..., :-1], keypoints), center_scores
 
 

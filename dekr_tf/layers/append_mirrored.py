@@ -19,3 +19,10 @@ class AppendMirrored(keras.layers.Layer):
         mirrored = ops.flip(images, axis=2)
         mirrored = ops.concatenate([mirrored[:, :, shift:], mirrored[:, :, -shift:]], axis=2)
         return ops.concatenate([images, mirrored], axis=0)
+
+
+def mean_of_mirrored(heatmap, flip_indices):
+    """The mean (B, h, w, K + 1) of the heatmaps of B images and of their mirrored copies, which follow them."""
+    plain, mirrored = ops.split(heatmap, 2, axis=0)
+    mirrored = ops.take(ops.flip(mirrored, axis=2), [*flip_indices, len(flip_indices)], axis=3)
+    return (plain + mirrored) / 2.0

@@ -4,7 +4,9 @@ import keras
 from keras import ops
 
 from dekr_tf.geometry import OUTPUT_STRIDE
+from dekr_tf.layers.append_mirrored import mean_of_mirrored
 from dekr_tf.layers.backend import gather_rows
+from dekr_tf.layers.peaks import move_to_peaks
 
 
 @keras.saving.register_keras_serializable("dekr_tf")
@@ -14,14 +16,16 @@ class ReadPoses(keras.layers.Layer):
     Args:
         flip_indices: for the flip test, `KeypointSchema.flip_indices`. Heatmap, offset, rows and columns then have 2 B
             images, the mirrored ones last.
+        peak_distance: `DecoderConfig.peak_distance`.
 
     Input: heatmap (B, h, w, K + 1), offset (B, N, 2 K), rows, columns and center scores (B, N), scores zero where there
     is no center. Output: dict of `keypoints`, `keypoint_scores` and `center_scores`, see `build_pose_model`.
     """
 
-    def __init__(self, flip_indices=None, **kwargs):
+    def __init__(self, flip_indices=None, peak_distance=0.0, **kwargs):
         super().__init__(**kwargs)
         self.flip_indices = None if flip_indices is None else list(flip_indices)
+        self.peak_distance = peak_distance
 
     def call(self, heatmap, offset, rows, columns, scores):
         images, _, width, channels = ops.shape(heatmap)
@@ -37,6 +41,9 @@ class ReadPoses(keras.layers.Layer):
             x = (x + (ops.cast(width - 1, "float32") - other_x)) / 2.0
             y = (y + other_y) / 2.0
         x, y = x * float(OUTPUT_STRIDE), y * float(OUTPUT_STRIDE)
+        if self.peak_distance:
+            heatmaps = heatmap if self.flip_indices is None else mean_of_mirrored(heatmap, self.flip_indices)
+            x, y = move_to_peaks(x, y, heatmaps[..., :-1], self.peak_distance, scores.shape[1])
         heat = self._heat_values(heatmap, x, y)
         found = scores[..., None]
         keypoints = ops.where(found[..., None] == 0.0, 0.0, ops.stack([x, y], axis=-1))
@@ -76,7 +83,7 @@ class ReadPoses(keras.layers.Layer):
         }
 
     def get_config(self):
-        return {**super().get_config(), "flip_indices": self.flip_indices}
+        return {**super().get_config(), "flip_indices": self.flip_indices, "peak_distance": self.peak_distance}
 
 
 def _cells_about(position, cells):

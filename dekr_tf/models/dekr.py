@@ -12,12 +12,14 @@ from dekr_tf.layers.branch_conv import BranchConv2D
 from dekr_tf.layers.resize import Upsample
 from dekr_tf.models.efficientnet import efficientnet_lite0, pyramid
 from dekr_tf.models.hrnet import basic_block, batch_norm, conv_bn, hrnet
-from dekr_tf.models.mobilenet import mobilenet_v2
+from dekr_tf.models.mobilenet import mobilenet_v2, separable_block
 from dekr_tf.sidecar import Sidecar
 
 CHANNELS_PER_KEYPOINT = 15
 #: Initial standard deviation in the last convolution of both heads, as in the reference: maps begin close to zero.
 OUTPUT_STDDEV = 0.001
+#: Initial bias before the sigmoid of a separable heatmap head: maps begin at 0.05.
+SIGMOID_PRIOR = -3.0
 
 
 def branch_groups(config: OffsetHeadConfig, schema: KeypointSchema) -> list[list[int]]:
@@ -94,7 +96,7 @@ def build_dekr(
         else:
             features = mobilenet_v2(image)
         features = layers.Identity(name="features")(features)
-    heatmap = _heatmap_head(features, config.heatmap_width, len(schema))
+    heatmap = _heatmap_head(features, config, len(schema))
     offset = _offset_head(features, config.offset_head, schema)
     network = PoseNetwork(image, {"heatmap": heatmap, "offset": offset}, name="dekr")
     network.sidecar = Sidecar.from_config(Config(keypoints=schema.to_dict(), model=config))
@@ -104,8 +106,8 @@ def build_dekr(
 def build_backbone(config: ModelConfig) -> keras.Model:
     """The backbone alone, from `image` (B, H, W, 3), with the layer names of `build_dekr`; raises as it does.
 
-    The outputs are HRNet's four branches or EfficientNet's levels before the pyramid, at strides 4, 8, 16 and 32, or
-    the one map of MobileNetV2's pyramid at stride 4.
+    The outputs are HRNet's four branches or EfficientNet's levels before the pyramid, at strides 4, 8, 16 and 32; or,
+    with MobileNetV2, the one map of its pyramid at stride 4.
     """
     check_keras_settings()
     image = keras.Input((None, None, 3), name="image")
@@ -116,13 +118,16 @@ def build_backbone(config: ModelConfig) -> keras.Model:
     return keras.Model(image, outputs, name=config.backbone)
 
 
-def _heatmap_head(features, channels, num_keypoints):
-    x = conv_bn(features, channels, "heatmap_transition")
-    x = basic_block(x, channels, "heatmap_u0")
+def _heatmap_head(features, config, num_keypoints):
     # The loss and the decoder need float32 even if the network computes in float16.
-    return layers.Conv2D(
-        num_keypoints + 1, 1, kernel_initializer=_output_initializer(), dtype="float32", name="heatmap"
-    )(x)
+    options = {"kernel_initializer": _output_initializer(), "dtype": "float32", "name": "heatmap"}
+    if config.heatmap_block == "separable":
+        x = separable_block(features, config.heatmap_width, "heatmap")
+        prior = keras.initializers.Constant(SIGMOID_PRIOR)
+        return layers.Conv2D(num_keypoints + 1, 1, activation="sigmoid", bias_initializer=prior, **options)(x)
+    x = conv_bn(features, config.heatmap_width, "heatmap_transition")
+    x = basic_block(x, config.heatmap_width, "heatmap_u0")
+    return layers.Conv2D(num_keypoints + 1, 1, **options)(x)
 
 
 def _offset_head(features, config, schema):

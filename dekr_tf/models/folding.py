@@ -26,11 +26,13 @@ def fold_maps(model: keras.Model, fusible: bool) -> keras.Model:
     Raises:
         ValueError: the model has no such layers.
     """
-    head, heatmap = (model.get_layer(name) for name in ("heatmap_transition_relu", "heatmap"))
     image = keras.Input(model.input.shape[1:], name="image")
     branches = _fold(model, model.input, backbone_branches(model), fusible)(image)
-    entered = transition(branches, *fold_batch_norm(model, "heatmap_transition"), "heatmap_transition")
-    heatmap = _fold(model, head.output, heatmap.output, fusible)(entered)
+    entered, begin = branches, backbone_branches(model)
+    if any(layer.name == "heatmap_transition_relu" for layer in model.layers):  # A separable head has none.
+        entered = transition(branches, *fold_batch_norm(model, "heatmap_transition"), "heatmap_transition")
+        begin = model.get_layer("heatmap_transition_relu").output
+    heatmap = _fold(model, begin, model.get_layer("heatmap").output, fusible)(entered)
     return keras.Model(image, [heatmap, *branches], name="maps")
 
 

@@ -1,8 +1,8 @@
-"""MobileNetV2 of width 1.5 with a feature pyramid, as MoveNet MultiPose Lightning has them (Google, 2021).
+"""MobileNetV2 of width 1.5 with a feature pyramid and heatmap head, as in MoveNet MultiPose Lightning (Google, 2021).
 
-Sandler et al., CVPR 2018, section 3; the pyramid as in MoveNet's graph. MoveNet's weights come with batch normalization
-folded, so the convolutions here have biases instead: train this backbone from these weights, not from random ones.
-Layer names follow the structure, since the weights are matched by them.
+Sandler et al., CVPR 2018, section 3; pyramid and head as in MoveNet's graph. MoveNet's weights come with batch
+normalization folded, so the convolutions here have biases instead: train this backbone from these weights, not from
+random ones. Layer names follow the structure, since the weights are matched by them.
 """
 
 from keras import layers
@@ -24,6 +24,11 @@ TOP_CHANNELS = 1280
 #: The stages that enter the pyramid, each with its number of channels there; what is on top enters with `TOP_LATERAL`.
 LATERALS = {2: 24, 3: 32, 4: 64}
 TOP_LATERAL = 64
+#: Pixels by which the image is shifted right and down before the stem: MoveNet's cell i stands for pixel 4 i + 2, and
+#: those of DEKR for pixel 4 i.
+SHIFT = 2
+#: Depthwise filters of a feature channel in the heatmap head: one for the keypoints, one for the center.
+DEPTH_MULTIPLIER = 2
 
 
 def mobilenet_v2(image):
@@ -35,7 +40,8 @@ def mobilenet_v2(image):
     Returns:
         (B, H / 4, W / 4, 24), at least 0.
     """
-    x = _relu6(_conv(image, STEM_CHANNELS, "stem", kernel_size=3, strides=2), "stem")
+    x = layers.ZeroPadding2D(((SHIFT, 0), (SHIFT, 0)), name="stem_pad")(image)
+    x = _relu6(_conv(x, STEM_CHANNELS, "stem", kernel_size=3, strides=2, padding="valid"), "stem")
     laterals = []
     for stage, (blocks, strides, expansion, filters) in enumerate(STAGES, start=1):
         for block in range(blocks):
@@ -67,8 +73,16 @@ def _inverted_residual(x, filters, name, strides, expansion):
     return y
 
 
-def _conv(x, filters, name, *, kernel_size=1, strides=1):
-    return layers.Conv2D(filters, kernel_size, strides, "same", kernel_initializer="he_normal", name=f"{name}_conv")(x)
+def separable_block(x, filters, name):
+    """A depthwise 3x3 convolution with `DEPTH_MULTIPLIER`, a 1x1 convolution and ReLU."""
+    x = layers.DepthwiseConv2D(
+        3, 1, "same", depth_multiplier=DEPTH_MULTIPLIER, use_bias=False, name=f"{name}_depthwise_conv"
+    )(x)
+    return layers.ReLU(name=f"{name}_relu")(_conv(x, filters, f"{name}_pointwise"))
+
+
+def _conv(x, filters, name, *, kernel_size=1, strides=1, padding="same"):
+    return layers.Conv2D(filters, kernel_size, strides, padding, kernel_initializer="he_normal", name=f"{name}_conv")(x)
 
 
 def _relu6(x, name):

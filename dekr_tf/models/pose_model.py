@@ -2,11 +2,10 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from dekr_tf.errors import InputError
 from dekr_tf.keypoints import warn_without_flip_pairs
-from dekr_tf.layers.append_mirrored import AppendMirrored
+from dekr_tf.layers.append_mirrored import AppendMirrored, mean_of_mirrored
 from dekr_tf.layers.find_centers import FindCenters
 from dekr_tf.layers.read_poses import ReadPoses
 from dekr_tf.layers.sparse_offset_head import SparseOffsetHead, padded_channels
@@ -69,10 +68,10 @@ def build_pose_model(
     centers = FindCenters(decoder.max_people, decoder.center_threshold, flip, name="find_centers")
     rows, columns, scores = centers(heatmap)
     offset = _offset_at(rows, columns, features, entrance, head)
-    poses = ReadPoses(schema.flip_indices if flip else None, name="read_poses")
+    poses = ReadPoses(schema.flip_indices if flip else None, decoder.peak_distance, name="read_poses")
     outputs = poses(heatmap, offset, rows, columns, scores)
     if heatmap_output:
-        outputs = {**outputs, "heatmap": _mean_of_mirrored(heatmap, schema.flip_indices) if flip else heatmap}
+        outputs = {**outputs, "heatmap": mean_of_mirrored(heatmap, schema.flip_indices) if flip else heatmap}
     return keras.Model(image, outputs, name="dekr_poses")
 
 
@@ -108,13 +107,6 @@ def _offset_at(rows, columns, features, entrance, head):
     if list(head["order"]) == sorted(head["order"]):
         return offset
     return OrderKeypoints(head["order"].tolist(), dtype="float32", name="offset_order")(offset)
-
-
-def _mean_of_mirrored(heatmap, flip_indices):
-    """The mean (B, h, w, K + 1) of the heatmaps of B images and of their mirrored copies, which follow them."""
-    plain, mirrored = ops.split(heatmap, 2, axis=0)
-    mirrored = ops.take(ops.flip(mirrored, axis=2), [*flip_indices, len(flip_indices)], axis=3)
-    return (plain + mirrored) / 2.0
 
 
 def _pad_branches(array, branches, padded):

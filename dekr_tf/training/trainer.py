@@ -204,9 +204,19 @@ def build_training(config: Config, steps_per_epoch: int) -> PoseEstimator:
 
 
 def freeze(network: keras.Model, settings: TrainingConfig) -> None:
-    """Freezes the stem and first stages of the backbone, or its batch normalization, as the settings say."""
+    """Freezes the stem and first stages of the backbone, its batch normalization, or named layers, as the settings say.
+
+    Raises:
+        InputError: no layer has a name that starts with one of `training.frozen_layers`.
+    """
+    for word in settings.frozen_layers:
+        if not any(layer.name.startswith(word) for layer in network.layers):
+            raise InputError(
+                f"training.frozen_layers: expected the beginnings of names of layers. Received: {word}, no layer's"
+            )
     stages = range(1, settings.frozen_stages + 1)
     frozen = ("stem_", *(f"stage{stage}_" for stage in stages)) if settings.frozen_stages else ()
+    frozen += settings.frozen_layers
     for layer in network.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         if layer.name.startswith(frozen) or (

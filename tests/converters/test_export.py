@@ -35,7 +35,7 @@ OLD_RUNTIME = ROOT / ".venv" / "tflite-runtime" / "bin" / "python"
 
 TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
-MOBILENET = {"backbone": "mobilenet_v2", "heatmap_channels": 8}
+MOBILENET = {"backbone": "mobilenet_v2", "heatmap_block": "separable", "heatmap_channels": 8}
 ANIMAL = {
     "names": ["nose", "left", "right", "tail"],
     "flip_pairs": [["left", "right"]],
@@ -52,7 +52,8 @@ pytestmark = pytest.mark.slow
 
 
 def build(backbone=TINY):
-    config = Config(keypoints=ANIMAL, input_size=64, model=backbone)
+    decoder = {"peak_distance": 0.2 if backbone is MOBILENET else 0}
+    config = Config(keypoints=ANIMAL, input_size=64, model=backbone, decoder=decoder)
     return random_network(config), Sidecar.from_config(config)
 
 

@@ -1,4 +1,4 @@
-"""`dekr import` of MoveNet's backbone: a `.tflite` file with the same convolutions, made from random weights."""
+"""`dekr import` of MoveNet: a `.tflite` file with the same convolutions, made from random weights."""
 
 import keras
 import numpy as np
@@ -24,10 +24,13 @@ def randomize(model):
     for layer in model.layers:
         if layer.weights:
             # The scale of a unit keeps; numbers that float16 holds exactly.
-            kernel, *bias = layer.get_weights()
-            fan_in = np.prod(kernel.shape[: 2 if isinstance(layer, keras.layers.DepthwiseConv2D) else 3])
-            values = random.normal(0, (2 / fan_in) ** 0.5, kernel.shape).astype(np.float16)
-            layer.set_weights([values, *(random.normal(0, 0.1, each.shape).astype(np.float16) for each in bias)])
+            *kernels, bias = layer.get_weights() if getattr(layer, "use_bias", True) else [*layer.get_weights(), None]
+            is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            for index, kernel in enumerate(kernels):
+                fan_in = np.prod(kernel.shape[: 2 if is_depthwise else 3])
+                kernels[index] = random.normal(0, (2 / fan_in) ** 0.5, kernel.shape).astype(np.float16)
+            biases = [] if bias is None else [random.normal(0, 0.1, bias.shape).astype(np.float16)]
+            layer.set_weights([*kernels, *biases])
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +41,23 @@ def backbone():
 
 
 @pytest.fixture(scope="module")
-def movenet(backbone):
-    """The bytes of the backbone with six heads behind it, in float16, as MoveNet comes."""
+def heads(backbone):
+    """MoveNet's six heads, from the map of the pyramid."""
+    features = keras.Input(backbone.output.shape[1:])
     outputs = []
-    for filters in (1, 2, 2, 17, 34, 34):
-        y = keras.layers.SeparableConv2D(96, 3, padding="same", activation="relu")(backbone.output)
+    for filters in (2, 2, 1, 17, 34, 34):
+        y = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(features)
+        y = keras.layers.Conv2D(96, 1, activation="relu")(y)
         outputs.append(keras.layers.Conv2D(filters, 1)(y))
-    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(backbone.input, outputs))
+    model = keras.Model(features, outputs)
+    randomize(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def movenet(backbone, heads):
+    """The bytes of the backbone with the heads behind it, in float16, as MoveNet comes."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(backbone.input, heads(backbone.output)))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     return converter.convert()
@@ -67,6 +80,27 @@ def test_the_backbone_is_read(backbone, movenet, tmp_path):
     features = keras.Model(network.input, network.get_layer("features").output)
     np.testing.assert_array_equal(features(image), found(image))
     assert main([*words, "model.backbone=hrnet", "--output", str(tmp_path / "other.keras")]) == 2
+
+
+def test_the_heatmap_head_is_read(backbone, heads, movenet, tmp_path):
+    path = tmp_path / "movenet.tflite"
+    path.write_bytes(movenet)
+    config = Config(model={"backbone": "mobilenet_v2", "heatmap_block": "separable"})
+    image = np.random.default_rng(1).uniform(-1, 1, (1, 64, 96, 3)).astype(np.float32)
+    _, _, centers, heatmaps, *_ = heads(backbone(image))
+    expected = np.asarray(keras.ops.sigmoid(keras.ops.concatenate([heatmaps, centers], axis=-1)))
+    assert expected.shape == (1, 16, 24, 18)
+    assert expected.std(axis=(1, 2)).min() > 0.01
+    found = import_movenet(path, config)
+    np.testing.assert_allclose(found(image), expected, rtol=0, atol=1e-4)
+
+    found.save(tmp_path / "movenet.keras")
+    network = build_dekr(config.model, config.schema)
+    load_backbone(network, tmp_path / "movenet.keras")
+    np.testing.assert_array_equal(network(image)["heatmap"], found(image))
+    animal = Config(keypoints={"names": ["a", "b"]}, model=config.model)
+    with pytest.raises(InputError, match=r"heatmaps are those of COCO's keypoints\. Received: the skeleton custom$"):
+        import_movenet(path, animal)
 
 
 def changed(change):

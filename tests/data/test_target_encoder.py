@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dekr_tf.config import TargetConfig
-from dekr_tf.data.target_encoder import TargetEncoder, person_centers, person_sizes
+from dekr_tf.data.target_encoder import TargetEncoder, box_centers, person_centers, person_sizes
 from dekr_tf.data.target_maps import draw_targets
 from dekr_tf.keypoints import CROWDPOSE
 
@@ -254,6 +254,13 @@ def test_centers_are_means_of_labeled_keypoints():
     np.testing.assert_allclose(centers, [[20, 22, 1], [6, 7, 0]])
     np.testing.assert_allclose(person_centers(keypoints, np.array([1.0, 1.0]), 0)[:, 2], 1)
     assert person_centers(np.zeros((0, 3, 3)), np.zeros(0), 0).shape == (0, 3)
+
+
+def test_centers_are_the_middles_of_the_boxes_on_the_map():
+    boxes = np.array([[2, 4, 6, 16], [-8, 4, 4, 8], [20, 4, 40, 40], [30, 4, 40, 8], [2, 4, 6, 16]])
+    centers = box_centers(boxes, (20, 24), np.array([1, 1, 1, 1, 0]))
+    np.testing.assert_array_equal(centers[:3], [[4, 10, 1], [2, 6, 1], [22, 12, 1]])
+    np.testing.assert_array_equal(centers[3:, 2], [0, 0])
 
 
 def test_person_sizes():

@@ -19,7 +19,7 @@ from dekr_tf.sidecar import Sidecar
 
 TINY = tiny_hrnet(4)
 LITE0 = {"backbone": "efficientnet_lite0", "pyramid_channels": 8}
-MOBILENET = {"backbone": "mobilenet_v2", "heatmap_channels": 8}
+MOBILENET = {"backbone": "mobilenet_v2", "heatmap_block": "separable", "heatmap_channels": 8}
 ANIMAL = {"names": ["nose", "left", "right", "tail"], "flip_pairs": [["left", "right"]]}
 #: Pixels, scores.
 COORDINATES, SCORES = 1e-3, 1e-5
@@ -35,10 +35,11 @@ def graphs():
     tf.config.run_functions_eagerly(True)
 
 
-def build(backbone=TINY, **head):
+def build(backbone=TINY, peak_distance=0.0, **head):
     """A network with random weights that finds centers everywhere, and its sidecar."""
     keras.utils.set_random_seed(0)
-    config = Config(keypoints=ANIMAL, input_size=64, model={**backbone, "offset_head": head})
+    decoder = {"peak_distance": peak_distance}
+    config = Config(keypoints=ANIMAL, input_size=64, model={**backbone, "offset_head": head}, decoder=decoder)
     model = build_dekr(config.model, config.schema)
     for layer in model.layers:
         if hasattr(layer, "offset_bias"):
@@ -69,7 +70,7 @@ def lite0():
 
 @pytest.fixture(scope="module")
 def mobilenet():
-    return build(MOBILENET)
+    return build(MOBILENET, peak_distance=0.2)
 
 
 @pytest.fixture(params=["network", "lite0", "mobilenet"])
@@ -130,12 +131,12 @@ def test_the_heatmap_is_an_output_where_asked(network):
     images = images_of(2, 64, 96)
     plain, mirrored = np.split(np.asarray(model(np.concatenate([images, mirror_input(images)]))["heatmap"]), 2)
     poses = build_pose_model(model, sidecar, heatmap_output=True)(images)
-    np.testing.assert_allclose(poses["heatmap"], plain, atol=1e-5)
+    np.testing.assert_allclose(poses["heatmap"], plain, rtol=1e-5, atol=1e-5)
     assert set(poses) == {*POSES, "heatmap"}
     averaged = build_pose_model(model, sidecar, flip=True, heatmap_output=True)(images)["heatmap"]
     flip = sidecar.schema.flip_indices
     expected = [average_heatmaps(*pair, flip) for pair in zip(plain, mirrored, strict=True)]
-    np.testing.assert_allclose(averaged, expected, atol=1e-5)
+    np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -152,7 +153,7 @@ def test_several_scales_and_matching_are_the_same_either_way(network, flip, opti
     found, expected = (poses.keypoints[order] for poses, order in zip((sparse, dense), orders, strict=True))
     np.testing.assert_allclose(found[..., :2], expected[..., :2], rtol=0, atol=0.05)
     found, expected = (poses.scores[order] for poses, order in zip((sparse, dense), orders, strict=True))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=SCORES)
+    np.testing.assert_allclose(found, expected, rtol=SCORES, atol=SCORES)
 
 
 def test_branches_in_another_order_of_keypoints():
@@ -231,11 +232,11 @@ def test_sums_of_efficientnet(lite0):
 
 
 def test_sums_of_mobilenet(mobilenet):
-    # Convolutions with a bias of their own: each block with a shortcut, each level of the pyramid, the heatmap head.
+    # Convolutions with a bias of their own: each block with a shortcut, each level of the pyramid.
     _, subtracted, fusible = sums_of(build_pose_model(*mobilenet))
-    assert (len(subtracted), len(fusible)) == (1 + 2 + 3 + 2 + 2 + 3 + 1, 0)
+    assert (len(subtracted), len(fusible)) == (1 + 2 + 3 + 2 + 2 + 3, 0)
     added, subtracted, fusible = sums_of(build_pose_model(*mobilenet, fusible=True))
-    assert (len(added), len(subtracted), len(fusible)) == (14, 0, 14)
+    assert (len(added), len(subtracted), len(fusible)) == (13, 0, 13)
 
 
 def test_calls_of_several_threads_do_not_disturb_each_other(any_network, graphs):
@@ -270,7 +271,7 @@ def test_the_detector_finds_the_same_either_way(network, flip):
     dense = PoseDetector(model, sidecar, flip=flip, dense=True)(photo)
     assert len(sparse) == len(dense) > 0
     np.testing.assert_allclose(sparse.keypoints, dense.keypoints, rtol=0, atol=COORDINATES)
-    np.testing.assert_allclose(sparse.scores, dense.scores, rtol=0, atol=SCORES)
+    np.testing.assert_allclose(sparse.scores, dense.scores, rtol=SCORES, atol=SCORES)
 
 
 def test_another_network_or_skeleton_is_refused(network):

@@ -9,6 +9,10 @@ import { extent, poseNms } from './pose_nms.js';
 export const OUTPUT_STRIDE = 4;
 /** A center is the highest of 3x3 cells; of 5x5 and 7x7 where the mean of the map's sides is above these. */
 const CENTER_NMS_SIDES = [200, 300];
+/** Peaks of a keypoint's heatmap, and their heights times the weight of their distance, count above this. */
+const PEAK_THRESHOLD = Math.fround(0.02);
+/** The sides of a pose's box count at least this many pixels when its keypoints move to peaks. */
+const PEAK_MIN_SIDE = 16;
 /** Where an annotation has no area, it is this share of the person's box. */
 const AREA_PER_BOX = 0.53;
 
@@ -17,6 +21,7 @@ export const DECODER_DEFAULTS = {
   center_threshold: 0.01,
   nms_distance: 0.05,
   nms_keypoints: null, // K // 2
+  peak_distance: 0,
   keypoint_error: 0,
   min_score: 0.1, // for showing people, not for finding them
 };
@@ -46,23 +51,27 @@ export function findCandidates(heatmap, offsetsAt, settings, mirrored) {
       }),
     );
   }
+  poses = poses.map((pose) => pose.map(({ x, y }) => ({ x: OUTPUT_STRIDE * x, y: OUTPUT_STRIDE * y })));
+  if (settings.peak_distance) poses = moveToPeaks(poses, heatmap, settings);
   return poses.map((pose, index) => {
     const center = centers[index].score;
-    const keypoints = pose.map(({ x, y }, k) => {
-      const place = { x: OUTPUT_STRIDE * x, y: OUTPUT_STRIDE * y };
-      return { ...place, score: center * heatValue(heatmap, k, place) };
-    });
+    const keypoints = pose.map((place, k) => ({ ...place, score: center * heatValue(heatmap, k, place) }));
     return { center, keypoints };
   });
 }
 
 /** Step 1: the cells of the center channel that are the highest of their neighborhood, highest first. */
 export function findCenters(heatmap, settings) {
-  const { data, height, width, channels } = heatmap;
+  const { height, width, channels } = heatmap;
   const side = (height + width) / 2;
   const radius = 1 + CENTER_NMS_SIDES.filter((limit) => side > limit).length;
   const threshold = Math.fround(settings.center_threshold);
-  const at = (row, column) => data[(row * width + column) * channels + channels - 1];
+  return highestCells(heatmap, channels - 1, radius, threshold, settings.max_people);
+}
+
+/** The cells {row, column, score} of a channel that are the highest of their neighborhood, the `most` highest. */
+function highestCells({ data, height, width, channels }, channel, radius, threshold, most) {
+  const at = (row, column) => data[(row * width + column) * channels + channel];
   const isHighest = (row, column, score) => {
     for (let y = Math.max(row - radius, 0); y <= Math.min(row + radius, height - 1); y++) {
       for (let x = Math.max(column - radius, 0); x <= Math.min(column + radius, width - 1); x++) {
@@ -71,15 +80,52 @@ export function findCenters(heatmap, settings) {
     }
     return true;
   };
-  const centers = [];
+  const cells = [];
   for (let row = 0; row < height; row++) {
     for (let column = 0; column < width; column++) {
       const score = at(row, column);
-      if (score > threshold && isHighest(row, column, score)) centers.push({ row, column, score });
+      if (score > threshold && isHighest(row, column, score)) cells.push({ row, column, score });
     }
   }
   // The sort is stable, so equal ones stay in row-major order.
-  return centers.sort((a, b) => b.score - a.score).slice(0, settings.max_people);
+  return cells.sort((a, b) => b.score - a.score).slice(0, most);
+}
+
+/** Step 3: each keypoint at the peak of its heatmap with the highest product of height and Gaussian of the distance. */
+function moveToPeaks(poses, heatmap, settings) {
+  if (!poses.length) return poses;
+  const peaks = poses[0].map((_, k) => findPeaks(heatmap, k, settings.max_people));
+  return poses.map((pose) => {
+    const [width, height] = extent(pose).map((side) => Math.max(side, PEAK_MIN_SIDE));
+    const spread = 2 * settings.peak_distance ** 2 * width * height;
+    return pose.map(({ x, y }, k) => {
+      let best = { x, y };
+      let highest = PEAK_THRESHOLD;
+      for (const peak of peaks[k]) {
+        const weight = peak.height * Math.exp(-((peak.x - x) ** 2 + (peak.y - y) ** 2) / spread);
+        if (weight > highest) [best, highest] = [{ x: peak.x, y: peak.y }, weight];
+      }
+      return best;
+    });
+  });
+}
+
+/** The highest peaks {x, y, height} of a keypoint's heatmap, the highest first, in pixels of the network's input. */
+function findPeaks(heatmap, channel, maxPeaks) {
+  const { data, height, width, channels } = heatmap;
+  const at = (row, column) => data[(row * width + column) * channels + channel];
+  const between = (place, side) => place > 0 && place < side - 1;
+  return highestCells(heatmap, channel, 1, PEAK_THRESHOLD, maxPeaks).map(({ row, column, score }) => {
+    const right = between(column, width) ? vertex(at(row, column - 1), score, at(row, column + 1)) : 0;
+    const down = between(row, height) ? vertex(at(row - 1, column), score, at(row + 1, column)) : 0;
+    return { x: OUTPUT_STRIDE * (column + right), y: OUTPUT_STRIDE * (row + down), height: score };
+  });
+}
+
+/** Where the parabola through three values, the middle one the highest, has its vertex: -0.5 to 0.5. */
+function vertex(before, middle, after) {
+  const curvature = 2 * middle - before - after;
+  return curvature > 0 ? (after - before) / (2 * curvature) : 0;
 }
 
 /**
