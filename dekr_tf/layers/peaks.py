@@ -24,10 +24,11 @@ def move_to_peaks(x, y, heatmap, peak_distance, max_peaks):
     # (B, N, K, M)
     squared = ops.square(x[..., None] - columns[:, None]) + ops.square(y[..., None] - rows[:, None])
     weights = heights[:, None] * ops.exp(-squared / spread[..., None, None])
-    best = ops.cast(ops.argmax(weights, axis=-1), "int32")
+    # `ops.argmax` treats zeros with signs in a way that LiteRT cannot express.
+    highest, best = (each[..., 0] for each in ops.top_k(weights, 1))
     channel = ops.arange(images, dtype="int32")[:, None, None] * count + ops.arange(count, dtype="int32")
-    index = ops.reshape(channel * max_peaks + best, (-1,))
-    moves = ops.max(weights, axis=-1) > PEAK_THRESHOLD
+    index = ops.reshape(channel * max_peaks + ops.cast(best, "int32"), (-1,))
+    moves = highest > PEAK_THRESHOLD
 
     def chosen(positions, stays):
         read = gather_rows(ops.reshape(positions, (images * count * max_peaks, 1)), index)

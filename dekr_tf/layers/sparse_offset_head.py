@@ -56,14 +56,9 @@ class SparseOffsetHead(keras.layers.Layer):
 
         self.kernels = [add(f"kernel{i}", 9 * self.channels, self.channels) for i in range(self.blocks)]
         self.biases = [add(f"bias{i}", 1, self.channels) for i in range(self.blocks)]
-        # Keys are strings, since TensorFlow exports no dictionaries with other keys.
-        self.tap_kernels, self.tap_biases = {}, {}
-        for index, sides in enumerate(_window_sides(self.blocks) if not self.dilation else ()):
-            for side in sides:
-                name = f"{index}_{side}"
-                taps = 2 * side**2 * 9
-                self.tap_kernels[name] = add(f"tap_kernel{name}", (side + 2) ** 2 * self.channels, taps)
-                self.tap_biases[name] = add(f"tap_bias{name}", 1, taps)
+        adaptive = 0 if self.dilation else self.blocks
+        self.tap_kernels = [add(f"tap_kernel{i}", 9 * self.channels, 2 * 9) for i in range(adaptive)]
+        self.tap_biases = [add(f"tap_bias{i}", 1, 2 * 9) for i in range(adaptive)]
         self.final_kernel = add("final_kernel", self.channels, self.outputs)
         self.final_bias = add("final_bias", 1, self.outputs)
 
@@ -81,11 +76,10 @@ class SparseOffsetHead(keras.layers.Layer):
             kernel = np.pad(weights[f"kernel{index}"], (none, none, extra, extra))
             self.kernels[index].assign(kernel.reshape(self.kernels[index].shape))
             self.biases[index].assign(np.pad(weights[f"bias{index}"], (none, extra))[:, None])
-        for name, variable in self.tap_kernels.items():
-            index, side = map(int, name.split("_"))
+        for index, variable in enumerate(self.tap_kernels):
             kernel = np.pad(weights[f"offset_kernel{index}"], (none, none, extra, none))
-            variable.assign(_tap_kernel(kernel, side).reshape(variable.shape))
-            self.tap_biases[name].assign(_tap_bias(weights[f"offset_bias{index}"], side)[:, None])
+            variable.assign((kernel @ _taps_of_offsets()).reshape(variable.shape))
+            self.tap_biases[index].assign(weights[f"offset_bias{index}"][:, None] @ _taps_of_offsets())
         self.final_kernel.assign(np.pad(weights["final_kernel"], (none, extra, none)))
         self.final_bias.assign(weights["final_bias"][:, None])
 
@@ -130,11 +124,10 @@ class SparseOffsetHead(keras.layers.Layer):
 
     def _adaptive(self, source, block, y, x, first, side):
         before = self._window(source, block - 1, y - 1.0, x - 1.0, first, side + 2, False)
-        name = f"{block}_{side}"
-        taps = ops.matmul(before, self.tap_kernels[name]) + self.tap_biases[name]
+        taps = ops.matmul(self._neighborhoods(before, side), self.tap_kernels[block]) + self.tap_biases[block]
         tap_y, tap_x = (
-            ops.reshape(each + start[..., None], (self.branches, -1))
-            for each, start in zip(ops.split(taps, 2, axis=-1), (y, x), strict=True)
+            ops.reshape(each + ops.reshape(start[..., None] + step, (self.branches, -1, 1)), (self.branches, -1))
+            for each, start, step in zip(ops.split(taps, 2, axis=-1), (y, x), _steps(side), strict=True)
         )
         # Along each axis a tap reads two cells of the map, weighted by distance. A cell more than one away has no
         # weight, so the outermost two can serve for taps beyond the border too.
@@ -151,6 +144,17 @@ class SparseOffsetHead(keras.layers.Layer):
         starts = [(row * (side + 2) + 1) * self.channels for row in range(1, side + 1)]
         middle = [before[..., start : start + side * self.channels] for start in starts]
         return ops.relu(outputs + (ops.concatenate(middle, axis=-1) if side > 1 else middle[0]))
+
+    def _neighborhoods(self, window, side):
+        """The 3x3 cells around each inner cell of windows (G, Q, (side + 2)^2 C): (G, Q side^2, 9 C)."""
+        row = (side + 2) * self.channels
+        starts = [y * row + x * self.channels for y in range(side) for x in range(side)]
+        parts = [
+            window[..., start + step : start + step + 3 * self.channels]
+            for start in starts
+            for step in (0, row, 2 * row)
+        ]
+        return ops.reshape(ops.concatenate(parts, axis=-1), (self.branches, -1, 9 * self.channels))
 
     def _convolve(self, corners, shares, kernel):
         """Nine taps, each of four corners (G, M, C) with shares (G, M), times kernel (G, 9 C, C): (G, M / 9, C)."""
@@ -231,36 +235,6 @@ class _Map:
 def _repeat(first, times):
     """The rows `first` (G, Q) or (G, 1), repeated for `times` cells of each window: (G, Q times) or (G, 1)."""
     return first if first.shape[1] == 1 else ops.repeat(first, times, axis=1)
-
-
-def _window_sides(blocks):
-    """For each block, the sides of the windows that it is evaluated on."""
-    sides = [{1}]
-    for _ in range(blocks - 1):
-        sides.append({2, *(side + 2 for side in sides[-1])})
-    return [sorted(each) for each in reversed(sides)]
-
-
-def _tap_kernel(kernel, side):
-    """The 3x3 kernel of the offsets (G, 9, C, 6), spread over a window, for the nine taps of each of its cells.
-
-    Returns:
-        (G, side + 2, side + 2, C, 2, side, side, 9), y of all taps before x.
-    """
-    branches, _, channels, _ = kernel.shape
-    spread = np.zeros((branches, side + 2, side + 2, channels, 2, side, side, 9), kernel.dtype)
-    taps = (kernel @ _taps_of_offsets()).reshape(branches, 3, 3, channels, 2, 9)
-    for row in range(side):
-        for column in range(side):
-            spread[:, row : row + 3, column : column + 3, :, :, row, column] = taps
-    return spread
-
-
-def _tap_bias(bias, side):
-    """Steps from a window's first cell to all taps of its cells, from the offsets' bias (G, 6): (G, 2 side side 9)."""
-    cells = np.stack(np.divmod(np.arange(side * side), side))
-    taps = (bias @ _taps_of_offsets()).reshape(-1, 2, 1, 9) + cells[:, :, None]
-    return taps.reshape(len(bias), -1)
 
 
 def _steps(side):
