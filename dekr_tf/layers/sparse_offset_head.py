@@ -148,12 +148,9 @@ class SparseOffsetHead(keras.layers.Layer):
     def _neighborhoods(self, window, side):
         """The 3x3 cells around each inner cell of windows (G, Q, (side + 2)^2 C): (G, Q side^2, 9 C)."""
         row = (side + 2) * self.channels
-        starts = [y * row + x * self.channels for y in range(side) for x in range(side)]
-        parts = [
-            window[..., start + step : start + step + 3 * self.channels]
-            for start in starts
-            for step in (0, row, 2 * row)
-        ]
+        corners = [y * row + x * self.channels for y in range(side) for x in range(side)]
+        starts = [corner + step for corner in corners for step in (0, row, 2 * row)]
+        parts = [window[..., start : start + 3 * self.channels] for start in starts]
         return ops.reshape(ops.concatenate(parts, axis=-1), (self.branches, -1, 9 * self.channels))
 
     def _convolve(self, corners, shares, kernel):
