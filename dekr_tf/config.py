@@ -271,7 +271,7 @@ class TrainingConfig(Settings):
     #: Freezes the backbone's stem and this many of its first stages; HRNet has 4, the others 7. 0 trains everything.
     frozen_stages: Annotated[int, Field(ge=0)] = 0
     #: Freezes the layers whose names start with one of these words too, for example [top, pyramid, heatmap].
-    frozen_layers: tuple[str, ...] = ()
+    frozen_layers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     #: Freezes statistics, scale and shift of the backbone's batch normalization, for batches too small for statistics.
     #: Nothing then brings activations back into range, so training needs a small learning rate: at 1e-3, three quarters
     #: of the channels in EfficientNet-Lite0's stage 6 died within 16 epochs.
