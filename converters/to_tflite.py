@@ -16,10 +16,10 @@ import tensorflow as tf
 from dekr_tf.errors import InputError
 from dekr_tf.processors import available_processors
 
-#: Tensors of the backbone and, except for its last convolution, of the heatmap head. Only these are quantized: a
-#: heatmap of 256 levels would have plateaus instead of peaks, coordinates in eight bits would be off by pixels, and a
-#: feature pyramid adds fine details to sums many times as large.
-QUANTIZED = r"/(stem_|stage\d_|top_|features|heatmap_(transition|u0|depthwise|pointwise))"
+#: Tensors of the backbone and, except for its last convolution, of a residual heatmap head. Only these are quantized: a
+#: heatmap of 256 levels would have plateaus instead of peaks, coordinates in eight bits would be off by pixels, a
+#: feature pyramid adds fine details to sums many times as large, and a separable head has little to gain.
+QUANTIZED = r"/(stem_|stage\d_|top_|features|heatmap_(transition|u0))"
 
 
 def signature_names(sizes: Sequence[tuple[int, int]]) -> list[str]:

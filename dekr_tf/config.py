@@ -132,7 +132,7 @@ class DecoderConfig(Settings):
     match_border: Literal["reference", "cut"] = "reference"
     #: Standard deviation of keypoint errors along each axis, in pixels of the network's input. Decoding multiplies
     #: scores by the OKS to expect with such errors, which ranks small people below large ones; 0 keeps the paper's
-    #: scores. Small networks benefit: `configs/people_mobilenet.yaml` sets 8.
+    #: scores. Small networks benefit: `configs/people_mobilenet.yaml` sets 4.
     keypoint_error: Annotated[float, Field(ge=0, le=1000)] = 0.0
     #: Commands neither print nor draw people with a lower pose score; results have all people.
     min_score: Fraction = 0.1

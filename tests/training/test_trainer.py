@@ -119,6 +119,20 @@ def test_the_learning_rate_drops_after_the_epochs_of_the_config(run):
     np.testing.assert_allclose(run[4].rates, [1e-2] * 10 + [1e-3] * 4 + [1e-4] * 2, rtol=1e-6)
 
 
+def test_frozen_layers_stay_as_they_were(config, tmp_path):
+    watch = Watch()
+    config = with_training(config, epochs=1, frozen_stages=1, frozen_layers=("stage2_", "heatmap"))
+    network = train(config, tmp_path / "run", callbacks=[watch])
+    for variable in network.variables:
+        frozen = variable.path.startswith(("stem_", "stage1_", "stage2_", "heatmap"))
+        assert np.any(variable != watch.start[variable.path]) != frozen, variable.path
+
+
+def test_frozen_layers_that_are_not_there(config, tmp_path):
+    with pytest.raises(InputError, match=r"frozen_layers: expected the beginnings of .* layers\. Received: pyramid, "):
+        train(with_training(config, frozen_layers=("pyramid",)), tmp_path / "run")
+
+
 TF_DATA_HAS_GRAPHS = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
 
 
