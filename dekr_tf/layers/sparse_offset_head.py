@@ -221,7 +221,9 @@ class _Map:
 
     def cells(self, rows):
         """Features (..., C) of the cells in these rows."""
-        return gather_rows(self.table, rows)
+        # GPU delegates take indices along one axis only.
+        features = gather_rows(self.table, ops.reshape(rows, (-1,)))
+        return ops.reshape(features, (*ops.shape(rows), self.table.shape[-1]))
 
     def four_cells(self, rows):
         """Features (..., C) of the cells in these rows, of those to their right, below them, and below to the right."""
