@@ -27,7 +27,9 @@ def random_network(config: Config, spread: float = 0.1) -> keras.Model:
         if hasattr(layer, "offset_bias"):
             layer.offset_bias.assign(np.random.normal([1, 0, 0, 1, 0, 0], 0.5, layer.offset_bias.shape))
     heatmap, offset = model.get_layer("heatmap"), model.get_layer("offset_g1_final")
-    heatmap.kernel.assign(np.random.normal(0, 0.1, heatmap.kernel.shape))
+    # Without batch normalization, random weights give features and heatmaps that are almost flat.
+    contrast = 100.0 if config.model.heatmap_block == "separable" else 0.1
+    heatmap.kernel.assign(np.random.normal(0, contrast, heatmap.kernel.shape))
     heatmap.bias.assign(np.full(heatmap.bias.shape, 0.5))
     offset.kernel.assign(np.random.normal(0, spread, offset.kernel.shape))
     return model

@@ -51,8 +51,7 @@ PHOTOS = synthetic_photos(2)
 pytestmark = pytest.mark.slow
 
 
-def build(backbone=TINY):
-    decoder = {"peak_distance": 0.2 if backbone is MOBILENET else 0}
+def build(backbone=TINY, **decoder):
     config = Config(keypoints=ANIMAL, input_size=64, model=backbone, decoder=decoder)
     return random_network(config), Sidecar.from_config(config)
 
@@ -132,6 +131,21 @@ def any_difference(monkeypatch):
 )
 def test_poses_are_those_of_keras(network, export, form, artifact):
     check_poses(export(form, **artifact), *network, artifact)
+
+
+@pytest.mark.parametrize(
+    ("form", "artifact"),
+    [
+        ("tflite", {"graph": "poses", "input_sizes": ((64, 96),)}),
+        ("onnx", {"graph": "poses", "flip": True}),
+    ],
+    ids=str,
+)
+def test_poses_at_peaks_are_those_of_keras(tmp_path, form, artifact):
+    network = build(peak_distance=0.2)
+    path = tmp_path / ("model" + SUFFIXES[form])
+    export_model(*network, path, form, Artifact(**artifact), PHOTOS)
+    check_poses(path, *network, artifact)
 
 
 @pytest.mark.parametrize(
@@ -382,18 +396,20 @@ def test_precisions_of_small_backbones(small, export_small, any_difference, prec
         "tflite", graph="maps", input_sizes=((64, 64),), precision=precision, calibrate=precision == "int8"
     )
     counts = operators(path)
-    # The blocks' and the pyramid's: 16 + 4 of EfficientNet, 17 + 3 of MobileNetV2.
-    assert counts["DEPTHWISE_CONV_2D"] == 20
-    pyramid = [layer for layer in small[0].layers if layer.name.startswith("pyramid_") and layer.weights]
-    depthwise = sum(layer.name.endswith("_depthwise_conv") for layer in pyramid)
+    # The blocks', the pyramid's and the separable head's: 16 + 4 of EfficientNet, 17 + 3 + 1 of MobileNetV2.
+    separable = small[1].model.heatmap_block == "separable"
+    assert counts["DEPTHWISE_CONV_2D"] == 20 + separable
+    names = [layer.name for layer in small[0].layers if layer.name.startswith(("pyramid_", "heatmap_")) and layer.weights]
+    depthwise = sum(name.endswith("_depthwise_conv") for name in names)
     kernels, _ = constants(path, "DEPTHWISE_CONV_2D")
-    assert sum(kernel == np.int8 for kernel in kernels) == (20 - depthwise if precision == "int8" else 0)
+    expected = 20 + separable - depthwise if precision == "int8" else 0
+    assert sum(kernel == np.int8 for kernel in kernels) == expected
     kernels, _ = constants(path)
     if precision == "float16":  # An operator of its own widens the weights of each convolution.
         assert counts["DEQUANTIZE"] == counts["CONV_2D"] + counts["DEPTHWISE_CONV_2D"]
     else:
-        # The pyramid's, the last one of the heatmap, and the one that enters the offset head.
-        others = sum(layer.name.endswith(("_lateral_conv", "_pointwise_conv")) for layer in pyramid)
+        # The pyramid's and the separable head's, the last one of the heatmap, and the one that enters the offset head.
+        others = sum(name.endswith(("_lateral_conv", "_pointwise_conv")) for name in names)
         assert sum(kernel == np.float32 for kernel in kernels) == others + 2
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()

@@ -91,7 +91,7 @@ function highestCells({ data, height, width, channels }, channel, radius, thresh
   return cells.sort((a, b) => b.score - a.score).slice(0, most);
 }
 
-/** Step 3: each keypoint at the peak of its heatmap with the highest product of height and Gaussian of the distance. */
+/** Peaks, of step 2: each keypoint at the peak of its heatmap with the highest product of height and nearness. */
 function moveToPeaks(poses, heatmap, settings) {
   if (!poses.length) return poses;
   const peaks = poses[0].map((_, k) => findPeaks(heatmap, k, settings.max_people));
