@@ -34,8 +34,9 @@ class Tolerance:
 TOLERANCES = {
     "float32": Tolerance(0.01, 1e-4, 0.0),
     "float16": Tolerance(0.2, 0.005, 0.02),
-    "dynamic_int8": Tolerance(2.0, 0.05, 0.1),
-    "int8": Tolerance(2.0, 0.05, 0.1),
+    # With `decoder.peak_distance`, one keypoint that moves to another peak counts as much as fifty that move by a pixel.
+    "dynamic_int8": Tolerance(3.0, 0.05, 0.1),
+    "int8": Tolerance(3.0, 0.05, 0.1),
 }
 
 

@@ -19,7 +19,7 @@ PHOTO = Path(__file__).parents[1] / "docs/photos/astronaut.jpg"
 POINTS = {"nose": (222, 128), "left_shoulder": (302, 232), "right_shoulder": (110, 238)}
 
 
-def check_astronaut(keypoints, names, within=35):
+def check_astronaut(keypoints, names, within=15):
     points = [np.asarray(keypoints)[names.index(name), :2] for name in POINTS]
     np.testing.assert_allclose(points, list(POINTS.values()), atol=within)
 
@@ -57,16 +57,15 @@ def test_a_device_finds_the_astronaut_without_tensorflow(tmp_path):
 def test_settings_that_its_file_does_not_have_take_keras():
     detector = PoseDetector(input_size=224)
     assert isinstance(detector.engine, KerasEngine)
-    check_astronaut(detector(PHOTO).keypoints[0], detector.sidecar.schema.names, within=70)
+    check_astronaut(detector(PHOTO).keypoints[0], detector.sidecar.schema.names)
     for options in ({}, {"flip": True}, {"match": True}):
-        check_astronaut(PoseDetector(**options)(PHOTO).keypoints[0], detector.sidecar.schema.names, within=70)
+        check_astronaut(PoseDetector(**options)(PHOTO).keypoints[0], detector.sidecar.schema.names)
 
 
-def test_predict_shows_whom_the_model_says(capsys):
-    """Its scores are low, so its settings have a lower limit than others for what is shown."""
+def test_predict_shows_the_person_alone(capsys):
     assert main(["predict", str(PHOTO)]) == 0
-    assert ": 1 person, scores 0.0" in capsys.readouterr().out
-    assert main(["predict", str(PHOTO), "--min-score", "0.5"]) == 0
+    assert ": 1 person, scores 0." in capsys.readouterr().out
+    assert main(["predict", str(PHOTO), "--min-score", "0.6"]) == 0
     assert ": 0 people" in capsys.readouterr().out
 
 

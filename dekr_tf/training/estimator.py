@@ -24,7 +24,7 @@ from dekr_tf.poses import Poses
 from dekr_tf.preprocessing import normalization
 from dekr_tf.sidecar import Artifact, Sidecar
 from dekr_tf.training.gradient_checkpointing import checkpointed
-from dekr_tf.training.losses import heatmap_loss, offset_loss
+from dekr_tf.training.losses import heatmap_cross_entropy, heatmap_loss, offset_loss
 from dekr_tf.weights import PRESET
 
 if TYPE_CHECKING:
@@ -212,7 +212,10 @@ class PoseEstimator(keras.Model):
         if sample_weight is not None:
             raise InputError("sample_weight is not supported: the labels already weight every value")
         targets = y if "heatmap" in y else draw_targets(y, self.targets)
-        heatmap = heatmap_loss(y_pred["heatmap"], targets["heatmap"], targets["heatmap_weight"])
+        # A separable head ends in a sigmoid, with which a squared error has no gradient at empty maps.
+        is_separable = self.sidecar.model.heatmap_block == "separable"
+        loss_of = heatmap_cross_entropy if is_separable else heatmap_loss
+        heatmap = loss_of(y_pred["heatmap"], targets["heatmap"], targets["heatmap_weight"])
         predicted, target, weight = self._offsets(y_pred, targets)
         # Keras only has means over a batch, but this loss is divided by the positives of all replicas.
         positives = sum_over_replicas(ops.sum(ops.cast(weight > 0, "float32")))

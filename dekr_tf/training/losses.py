@@ -24,6 +24,20 @@ def heatmap_loss(predicted, target, weight):
     return ops.mean(ops.square(predicted - target) * weight)
 
 
+def heatmap_cross_entropy(predicted, target, weight):
+    """Weighted binary cross-entropy, averaged over every value of the batch, for heatmaps from a sigmoid.
+
+    Args:
+        predicted: (B, h, w, K + 1) heatmaps, 0 to 1.
+        target: likewise.
+        weight: likewise; 0 in regions that do not count.
+
+    Returns:
+        A scalar.
+    """
+    return ops.mean(ops.binary_crossentropy(target, predicted) * weight)
+
+
 def offset_loss(predicted, target, weight, positives=None):
     """Weighted smooth L1 distance, summed and divided by the number of values with a weight, at least 1.
 

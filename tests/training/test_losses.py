@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dekr_tf.training.losses import heatmap_loss, offset_loss
+from dekr_tf.training.losses import heatmap_cross_entropy, heatmap_loss, offset_loss
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -33,6 +33,18 @@ def test_heatmap_loss_by_hand():
     target = tf.constant([[[[0.0], [1.0]], [[1.0], [0.0]]]])
     weight = tf.constant([[[[0.1], [1.0]], [[1.0], [0.0]]]])
     assert float(heatmap_loss(predicted, target, weight)) == pytest.approx((0.1 * 0.25 + 0 + 1 + 0) / 4)
+
+
+def test_heatmap_cross_entropy_by_hand():
+    predicted = tf.Variable([[[[0.5], [0.25]], [[1e-4], [0.25]]]])
+    target = tf.constant([[[[0.0], [1.0]], [[1.0], [0.25]]]])
+    weight = tf.constant([[[[0.1], [1.0]], [[1.0], [0.0]]]])
+    with tf.GradientTape() as tape:
+        loss = heatmap_cross_entropy(predicted, target, weight)
+    assert float(loss) == pytest.approx((0.1 * np.log(2) + np.log(4) + np.log(1e4)) / 4, rel=1e-4)
+    # Before the sigmoid, the slope is predicted minus target, also for a peak that the network misses altogether.
+    slope = tape.gradient(loss, predicted) * predicted * (1 - predicted)
+    np.testing.assert_allclose(np.ravel(4 * slope), [0.05, -0.75, 1e-4 - 1, 0], rtol=1e-4)
 
 
 def test_offset_loss_by_hand():
