@@ -204,7 +204,8 @@ test('the graph maps runs on WebGPU', withData, async () => {
   const page = await open(server, SOFTWARE_GPU);
   assert.equal(await page.textContent('#device'), 'WebGPU');
   assert.equal(await page.textContent('#model-name'), 'maps.tflite: 4 keypoints, float32, graph maps');
-  assertPosesEqual(await findPoses(page, 'wide.jpg'), expected.maps['wide.jpg'], POSES);
+  // The shaders round in another order, and the network's random weights carry that far.
+  assertPosesEqual(await findPoses(page, 'wide.jpg'), expected.maps['wide.jpg'], { ...POSES, pixels: 0.005 });
 });
 
 test('on a static site without headers, the network runs on one thread', withData, async () => {

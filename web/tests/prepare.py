@@ -37,7 +37,7 @@ CONFIG = Config(
     keypoints=ANIMAL,
     input_size=64,
     model=tiny_hrnet(4),
-    decoder={"keypoint_error": 2, "peak_distance": 0.2},
+    decoder={"keypoint_error": 2},
 )
 MODELS = {
     "float32": {"graph": "poses", "input_sizes": ((64, 96),)},
