@@ -96,7 +96,8 @@ class PoseDetector:
         self.match = match
         other_sizes = sorted_scales(scales) != (1.0,)
         if isinstance(model, str | Path):
-            model = resolve(model, "network", exported=not (config or input_size or dense or other_sizes))
+            fixed = not (config or input_size or dense or flip or match or other_sizes)
+            model = resolve(model, "network", exported=fixed)
         self.engine, self.sidecar = open_model(
             model,
             sidecar,

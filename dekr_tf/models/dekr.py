@@ -119,15 +119,17 @@ def build_backbone(config: ModelConfig) -> keras.Model:
 
 
 def _heatmap_head(features, config, num_keypoints):
-    # The loss and the decoder need float32 even if the network computes in float16.
-    options = {"kernel_initializer": _output_initializer(), "dtype": "float32", "name": "heatmap"}
     if config.heatmap_block == "separable":
         x = separable_block(features, config.heatmap_width, "heatmap")
-        prior = keras.initializers.Constant(SIGMOID_PRIOR)
-        return layers.Conv2D(num_keypoints + 1, 1, activation="sigmoid", bias_initializer=prior, **options)(x)
-    x = conv_bn(features, config.heatmap_width, "heatmap_transition")
-    x = basic_block(x, config.heatmap_width, "heatmap_u0")
-    return layers.Conv2D(num_keypoints + 1, 1, **options)(x)
+        options = {"activation": "sigmoid", "bias_initializer": keras.initializers.Constant(SIGMOID_PRIOR)}
+    else:
+        x = conv_bn(features, config.heatmap_width, "heatmap_transition")
+        x = basic_block(x, config.heatmap_width, "heatmap_u0")
+        options = {}
+    # The loss and the decoder need float32 even if the network computes in float16.
+    return layers.Conv2D(
+        num_keypoints + 1, 1, kernel_initializer=_output_initializer(), dtype="float32", name="heatmap", **options
+    )(x)
 
 
 def _offset_head(features, config, schema):

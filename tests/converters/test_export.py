@@ -399,7 +399,9 @@ def test_precisions_of_small_backbones(small, export_small, any_difference, prec
     # The blocks', the pyramid's and the separable head's: 16 + 4 of EfficientNet, 17 + 3 + 1 of MobileNetV2.
     separable = small[1].model.heatmap_block == "separable"
     assert counts["DEPTHWISE_CONV_2D"] == 20 + separable
-    names = [layer.name for layer in small[0].layers if layer.name.startswith(("pyramid_", "heatmap_")) and layer.weights]
+    names = [
+        layer.name for layer in small[0].layers if layer.name.startswith(("pyramid_", "heatmap_")) and layer.weights
+    ]
     depthwise = sum(name.endswith("_depthwise_conv") for name in names)
     kernels, _ = constants(path, "DEPTHWISE_CONV_2D")
     expected = 20 + separable - depthwise if precision == "int8" else 0
