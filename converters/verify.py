@@ -34,7 +34,7 @@ class Tolerance:
 TOLERANCES = {
     "float32": Tolerance(0.01, 1e-4, 0.0),
     "float16": Tolerance(0.2, 0.005, 0.02),
-    # With `decoder.peak_distance`, one keypoint that moves to another peak counts as much as fifty that move by a pixel.
+    # With `decoder.peak_distance`, a keypoint that moves to another peak counts as much as fifty that move by a pixel.
     "dynamic_int8": Tolerance(3.0, 0.05, 0.1),
     "int8": Tolerance(3.0, 0.05, 0.1),
 }
