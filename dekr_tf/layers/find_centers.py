@@ -33,10 +33,10 @@ class FindCenters(keras.layers.Layer):
             center_map = (plain + ops.flip(other, axis=2)) / 2.0
         images, height, width, _ = ops.shape(center_map)
         scores = ops.where(center_map == _pool(center_map), center_map, self.threshold)
-        # A small map may have fewer cells than `max_people`. GPU delegates take padding of three axes or four.
-        scores = ops.reshape(scores, (images, 1, height * width))
-        scores = ops.pad(scores, ((0, 0), (0, 0), (0, self.max_people)), constant_values=self.threshold)
-        scores, cells = (each[:, 0] for each in ops.top_k(scores, self.max_people))
+        scores = ops.reshape(scores, (images, height * width))
+        # A small map may have fewer cells than `max_people`.
+        scores = ops.pad(scores, ((0, 0), (0, self.max_people)), constant_values=self.threshold)
+        scores, cells = ops.top_k(scores, self.max_people)
         found = scores > self.threshold
         cells = ops.where(found, ops.cast(cells, "int32"), 0)
         rows = ops.floor_divide(cells, width)

@@ -25,7 +25,7 @@ def move_to_peaks(x, y, heatmap, peak_distance, max_peaks):
     squared = ops.square(x[..., None] - columns[:, None]) + ops.square(y[..., None] - rows[:, None])
     weights = heights[:, None] * ops.exp(-squared / spread[..., None, None])
     # `ops.argmax` treats zeros with signs in a way that LiteRT cannot express.
-    highest, best = (each[..., 0] for each in ops.top_k(weights, 1))
+    highest, best = (ops.reshape(each, (images, people, count)) for each in ops.top_k(weights, 1))
     channel = ops.arange(images, dtype="int32")[:, None, None] * count + ops.arange(count, dtype="int32")
     index = ops.reshape(channel * max_peaks + ops.cast(best, "int32"), (-1,))
     moves = highest > PEAK_THRESHOLD

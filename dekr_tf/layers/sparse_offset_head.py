@@ -221,9 +221,8 @@ class _Map:
 
     def cells(self, rows):
         """Features (..., C) of the cells in these rows."""
-        # GPU delegates take indices along one axis only.
-        features = gather_rows(self.table, ops.reshape(rows, (-1,)))
-        return ops.reshape(features, (*ops.shape(rows), self.table.shape[-1]))
+        # Flat indices would let LiteRT.js 2.5 run this layer on WebGPU, where only the first branch comes out right.
+        return gather_rows(self.table, rows)
 
     def four_cells(self, rows):
         """Features (..., C) of the cells in these rows, of those to their right, below them, and below to the right."""
