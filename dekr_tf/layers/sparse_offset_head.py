@@ -221,7 +221,7 @@ class _Map:
 
     def cells(self, rows):
         """Features (..., C) of the cells in these rows."""
-        # Flat indices would let LiteRT.js 2.5 run this layer on WebGPU, which adds the biases of the first branch to all.
+        # Flat indices would let LiteRT.js 2.5 run this on WebGPU, which adds the biases of the first branch to all.
         return gather_rows(self.table, rows)
 
     def four_cells(self, rows):
