@@ -86,7 +86,9 @@ def import_movenet(path: str | Path, config: Config) -> keras.Model:
     return model
 
 
-def _heatmap_head(convolutions: list[tuple[np.ndarray, np.ndarray]], path) -> list[tuple[np.ndarray, np.ndarray]]:
+def _heatmap_head(
+    convolutions: list[tuple[np.ndarray, np.ndarray]], path: str | Path
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The convolutions of DEKR's heatmap head, from those of all heads of MoveNet.
 
     MoveNet's heads for keypoints and for the center have nothing in common but their input. Side by side they are one

@@ -103,6 +103,19 @@ def test_the_heatmap_head_is_read(backbone, heads, movenet, tmp_path):
         import_movenet(path, animal)
 
 
+def test_heads_of_other_sizes(backbone, tmp_path):
+    """As many convolutions as in MoveNet, but no head for 17 keypoints."""
+    outputs = []
+    for filters in (2, 2, 1, 16, 34, 34):
+        y = keras.layers.SeparableConv2D(96, 3, padding="same", activation="relu")(backbone.output)
+        outputs.append(keras.layers.Conv2D(filters, 1)(y))
+    path = tmp_path / "movenet.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(keras.Model(backbone.input, outputs)).convert())
+    config = Config(model={"backbone": "mobilenet_v2", "heatmap_block": "separable"})
+    with pytest.raises(InputError, match=r"expected heads for heatmaps and centers\. Received: none with 17$"):
+        import_movenet(path, config)
+
+
 def changed(change):
     def apply(content):
         model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))

@@ -131,6 +131,7 @@ def test_frozen_layers_stay_as_they_were(config, tmp_path):
 def test_frozen_layers_that_are_not_there(config, tmp_path):
     with pytest.raises(InputError, match=r"frozen_layers: expected the beginnings of .* layers\. Received: pyramid, "):
         train(with_training(config, frozen_layers=("pyramid",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 TF_DATA_HAS_GRAPHS = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
