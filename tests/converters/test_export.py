@@ -68,13 +68,23 @@ def small(request):
 
 def exporter(network, tmp_path_factory):
     """Exports a network once for each set of settings; returns the path."""
-    made = {}
+    made, converted = {}, {}
+    convert = to_tflite.convert
+
+    def convert_once(graph, sizes, input_type):
+        """Converting takes seconds, and all precisions of a network begin with the same file."""
+        key = str([[layer.name for layer in graph.layers], sizes, input_type])
+        if key not in converted:
+            converted[key] = convert(graph, sizes, input_type)
+        return converted[key]
 
     def make(form, *, calibrate=False, **artifact):
         key = json.dumps([form, artifact])
         if key not in made:
             path = tmp_path_factory.mktemp("export") / ("model" + SUFFIXES[form])
-            export_model(*network, path, form, Artifact(**artifact), PHOTOS, calibrate=calibrate)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(to_tflite, "convert", convert_once)
+                export_model(*network, path, form, Artifact(**artifact), PHOTOS, calibrate=calibrate)
             made[key] = path
         return made[key]
 
@@ -89,22 +99,6 @@ def export(network, tmp_path_factory):
 @pytest.fixture(scope="module")
 def export_small(small, tmp_path_factory):
     return exporter(small, tmp_path_factory)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def convert_once():
-    """Converting takes seconds, and all precisions begin with the same file."""
-    convert, known = to_tflite.convert, {}
-
-    def cached(graph, sizes, input_type):
-        key = str([[layer.name for layer in graph.layers], graph.count_params(), sizes, input_type])
-        if key not in known:
-            known[key] = convert(graph, sizes, input_type)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_tflite, "convert", cached)
-        yield
 
 
 @pytest.fixture
