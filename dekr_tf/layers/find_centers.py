@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from dekr_tf.geometry import CENTER_NMS_SIDES
+from dekr_tf.layers.top_k import top_k
 
 
 @keras.saving.register_keras_serializable("dekr_tf")
@@ -33,12 +34,11 @@ class FindCenters(keras.layers.Layer):
             center_map = (plain + ops.flip(other, axis=2)) / 2.0
         images, height, width, _ = ops.shape(center_map)
         scores = ops.where(center_map == _pool(center_map), center_map, self.threshold)
-        scores = ops.reshape(scores, (images, height * width))
-        # A small map may have fewer cells than `max_people`.
-        scores = ops.pad(scores, ((0, 0), (0, self.max_people)), constant_values=self.threshold)
-        scores, cells = ops.top_k(scores, self.max_people)
+        scores = ops.reshape(scores, (images, 1, height * width))
+        scores, cells = top_k(scores, self.max_people, self.threshold)
+        scores, cells = (ops.reshape(each, (images, self.max_people)) for each in (scores, cells))
         found = scores > self.threshold
-        cells = ops.where(found, ops.cast(cells, "int32"), 0)
+        cells = ops.where(found, cells, 0)
         rows = ops.floor_divide(cells, width)
         columns = ops.cast(cells - rows * width, "float32")
         rows = ops.cast(rows, "float32")

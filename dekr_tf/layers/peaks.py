@@ -4,6 +4,7 @@ from keras import ops
 
 from dekr_tf.geometry import OUTPUT_STRIDE, PEAK_MIN_SIDE, PEAK_THRESHOLD
 from dekr_tf.layers.backend import gather_rows
+from dekr_tf.layers.top_k import top_k
 
 
 def move_to_peaks(x, y, heatmap, peak_distance, max_peaks):
@@ -25,9 +26,9 @@ def move_to_peaks(x, y, heatmap, peak_distance, max_peaks):
     squared = ops.square(x[..., None] - columns[:, None]) + ops.square(y[..., None] - rows[:, None])
     weights = heights[:, None] * ops.exp(-squared / spread[..., None, None])
     # `ops.argmax` treats zeros with signs in a way that LiteRT cannot express.
-    highest, best = (ops.reshape(each, (images, people, count)) for each in ops.top_k(weights, 1))
+    highest, best = (ops.reshape(each, (images, people, count)) for each in top_k(weights, 1, 0.0))
     channel = ops.arange(images, dtype="int32")[:, None, None] * count + ops.arange(count, dtype="int32")
-    index = ops.reshape(channel * max_peaks + ops.cast(best, "int32"), (-1,))
+    index = ops.reshape(channel * max_peaks + best, (-1,))
     moves = highest > PEAK_THRESHOLD
 
     def chosen(positions, stays):
@@ -43,11 +44,9 @@ def _find_peaks(heatmap, max_peaks):
     pooled = ops.max_pool(heatmap, 3, 1, "same", data_format="channels_last")
     heights = ops.where(heatmap == pooled, heatmap, PEAK_THRESHOLD)
     heights = ops.reshape(ops.transpose(heights, (0, 3, 1, 2)), (images, count, height * width))
-    # A small map may have fewer cells.
-    heights = ops.pad(heights, ((0, 0), (0, 0), (0, max_peaks)), constant_values=PEAK_THRESHOLD)
-    heights, cells = ops.top_k(heights, max_peaks)
+    heights, cells = top_k(heights, max_peaks, PEAK_THRESHOLD)
     found = heights > PEAK_THRESHOLD
-    cells = ops.where(found, ops.cast(cells, "int32"), 0)
+    cells = ops.where(found, cells, 0)
     rows = ops.floor_divide(cells, width)
     columns = cells - rows * width
 

@@ -90,7 +90,7 @@ class SparseOffsetHead(keras.layers.Layer):
         # All branches read around the same cells.
         y, x = (ops.tile(ops.reshape(each, (1, -1)), (self.branches, 1)) for each in (rows, columns))
         outputs = self._window(source, self.blocks - 1, y, x, source.first_rows(people), 1, True)
-        outputs = ops.matmul(outputs, self.final_kernel) + self.final_bias
+        outputs = ops.matmul(outputs, self.final_kernel) + _computed(self.final_bias, y)
         return ops.reshape(ops.transpose(outputs, (1, 0, 2)), (images, people, self.branches * self.outputs))
 
     def _window(self, source, block, y, x, first, side, inside):
@@ -119,12 +119,13 @@ class SparseOffsetHead(keras.layers.Layer):
         if not inside:
             # The mask is zero from a distance of one cell on.
             mask = ops.relu(1.0 - ops.abs(cells_y - near_y) - ops.abs(cells_x - near_x))
-            values = ops.reshape(values, (self.branches, -1, side * side, self.channels)) * mask[..., None]
+            values = ops.reshape(values, (-1, self.channels)) * ops.reshape(mask, (-1, 1))
         return ops.reshape(values, (self.branches, -1, side * side * self.channels))
 
     def _adaptive(self, source, block, y, x, first, side):
         before = self._window(source, block - 1, y - 1.0, x - 1.0, first, side + 2, False)
-        taps = ops.matmul(self._neighborhoods(before, side), self.tap_kernels[block]) + self.tap_biases[block]
+        taps = ops.matmul(self._neighborhoods(before, side), self.tap_kernels[block])
+        taps = taps + _computed(self.tap_biases[block], y)
         tap_y, tap_x = (
             ops.reshape(each + ops.reshape(start[..., None] + step, (self.branches, -1, 1)), (self.branches, -1))
             for each, start, step in zip(ops.split(taps, 2, axis=-1), (y, x), _steps(side), strict=True)
@@ -139,7 +140,8 @@ class SparseOffsetHead(keras.layers.Layer):
             outputs = self._convolve(corners, shares, self.kernels[block])
         else:
             outputs = self._convolve(source.four_cells(source.rows(top, left, first)), shares, self.kernels[block])
-        outputs = ops.reshape(outputs + self.biases[block], (self.branches, -1, side * side * self.channels))
+        outputs = outputs + _computed(self.biases[block], y)
+        outputs = ops.reshape(outputs, (self.branches, -1, side * side * self.channels))
         # The rows of the window without its border: without their first and last cell.
         starts = [(row * (side + 2) + 1) * self.channels for row in range(1, side + 1)]
         middle = [before[..., start : start + side * self.channels] for start in starts]
@@ -154,9 +156,15 @@ class SparseOffsetHead(keras.layers.Layer):
         return ops.reshape(ops.concatenate(parts, axis=-1), (self.branches, -1, 9 * self.channels))
 
     def _convolve(self, corners, shares, kernel):
-        """Nine taps, each of four corners (G, M, C) with shares (G, M), times kernel (G, 9 C, C): (G, M / 9, C)."""
+        """Nine taps, each of four corners with shares (G, M), times kernel (G, 9 C, C): (G, M / 9, C).
+
+        The corners are (G, M, C), or flat, (G M, C).
+        """
         # Corner by corner: putting the features of four corners side by side costs more than reading them.
-        sampled = sum(corner * share[..., None] for corner, share in zip(corners, shares, strict=True))
+        sampled = sum(
+            corner * ops.reshape(share, (*ops.shape(corner)[:-1], 1))
+            for corner, share in zip(corners, shares, strict=True)
+        )
         return ops.matmul(ops.reshape(sampled, (self.branches, -1, 9 * self.channels)), kernel)
 
     def _plain(self, source, block, y, x, first):
@@ -168,7 +176,7 @@ class SparseOffsetHead(keras.layers.Layer):
         first = _repeat(first, 9 * cells)
         before = self._window(source, block - 1, y, x, first, 1, False)
         before = ops.reshape(before, (self.branches, -1, 9 * self.channels))
-        outputs = ops.matmul(before, self.kernels[block]) + self.biases[block]
+        outputs = ops.matmul(before, self.kernels[block]) + _computed(self.biases[block], y)
         return ops.relu(outputs + before[..., 4 * self.channels : 5 * self.channels])
 
     def compute_output_shape(self, features_shape, rows_shape, columns_shape):
@@ -220,12 +228,12 @@ class _Map:
         return ops.cast(y * self.width + x, "int32") * self.branches + first
 
     def cells(self, rows):
-        """Features (..., C) of the cells in these rows."""
-        # Flat indices would let LiteRT.js 2.5 run this on WebGPU, which adds the biases of the first branch to all.
-        return gather_rows(self.table, rows)
+        """Features (M, C) of the cells in M rows of any shape."""
+        # GPU delegates know gathers with indices on one axis only.
+        return gather_rows(self.table, ops.reshape(rows, (-1,)))
 
     def four_cells(self, rows):
-        """Features (..., C) of the cells in these rows, of those to their right, below them, and below to the right."""
+        """Features of the cells in these rows, of those to their right, below them, and below to the right."""
         steps = self.branches, self.row_step, self.row_step + self.branches
         return [self.cells(each) for each in (rows, *(rows + step for step in steps))]
 
@@ -233,6 +241,15 @@ class _Map:
 def _repeat(first, times):
     """The rows `first` (G, Q) or (G, 1), repeated for `times` cells of each window: (G, Q times) or (G, 1)."""
     return first if first.shape[1] == 1 else ops.repeat(first, times, axis=1)
+
+
+def _computed(bias, y):
+    """`bias` (G, 1, C) times a one that is read from `y` (G, Q).
+
+    LiteRT's GPU delegates add the first branch of a constant to all branches, but not of something computed.
+    """
+    one = ops.minimum(ops.abs(y[:, :1, None]) + 1.0, 1.0)
+    return ops.matmul(one, bias)
 
 
 def _steps(side):

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers.table import Table
 from networks import random_network, tiny_hrnet
@@ -140,6 +140,21 @@ def test_poses_at_peaks_are_those_of_keras(tmp_path, form, artifact):
     path = tmp_path / ("model" + SUFFIXES[form])
     export_model(*network, path, form, Artifact(**artifact), PHOTOS, calibrate=False)
     check_poses(path, *network, artifact)
+    if form == "tflite":
+        check_forms_for_gpus(path)
+
+
+def check_forms_for_gpus(path):
+    """Gathers have indices on one axis, pads three or four axes, and what is sorted is a multiple of four."""
+    interpreter = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    shapes = {each["index"]: tuple(each["shape"]) for each in interpreter.get_tensor_details()}
+    seen = {"GATHER": [], "PAD": [], "PADV2": [], "TOPK_V2": []}
+    for operator in interpreter._get_ops_details():
+        if operator["op_name"] in seen:
+            seen[operator["op_name"]].append([shapes[index] for index in operator["inputs"]])
+    assert {len(indices) for _, indices in seen["GATHER"]} == {1}
+    assert {len(values) for values, *_ in seen["PAD"] + seen["PADV2"]} == {3, 4}
+    assert {values[-1] % 4 for values, _ in seen["TOPK_V2"]} == {0}
 
 
 @pytest.mark.parametrize(

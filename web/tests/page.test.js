@@ -208,6 +208,40 @@ test('the graph maps runs on WebGPU', withData, async () => {
   assertPosesEqual(await findPoses(page, 'wide.jpg'), expected.maps['wide.jpg'], { ...POSES, pixels: 0.005 });
 });
 
+test('WebGPU computes the graph poses as a whole, as WASM does', withData, async () => {
+  const page = await open(server, SOFTWARE_GPU);
+  const html = readFileSync(new URL('web/page/index.html', ROOT), 'utf-8');
+  const [importMap] = /<script type="importmap">.*?<\/script>/s.exec(html);
+  await page.route('**/other.html', (route) => route.fulfill({ contentType: 'text/html', body: importMap }));
+  for (const name of ['float32', 'peaks']) {
+    await page.route('**/model.tflite', (route) => route.fulfill({ path: path(`${name}.tflite`) }));
+    await page.goto(`${server}other.html`);
+    const [wasm, webgpu] = await page.evaluate(async () => {
+      const { loadAndCompile, loadLiteRt, Tensor } = await import('@litertjs/core');
+      await loadLiteRt('litert/wasm/');
+      const bytes = new Uint8Array(await (await fetch('model.tflite')).arrayBuffer());
+      const pixels = Float32Array.from({ length: 64 * 96 * 3 }, (_, index) => Math.sin(index / 7 + index * index));
+      const results = [];
+      for (const accelerator of ['wasm', 'webgpu']) {
+        const model = await loadAndCompile(bytes, { accelerator, gpuOptions: { precision: 'fp32' } });
+        const image = new Tensor(pixels, [1, 64, 96, 3]);
+        const outputs = await model.run({ image: accelerator === 'wasm' ? image : await image.moveTo(accelerator) });
+        const result = { whole: model.isFullyAccelerated };
+        for (const [output, tensor] of Object.entries(outputs)) result[output] = [...(await tensor.data())];
+        results.push(result);
+      }
+      return results;
+    });
+    assert.ok(webgpu.whole, name);
+    assert.ok(wasm.center_scores.filter((score) => score > 0).length > 3, name);
+    for (const [output, limit] of [['keypoints', 0.005], ['keypoint_scores', 1e-5], ['center_scores', 1e-5]]) {
+      const largest = Math.max(...wasm[output].map((value, index) => Math.abs(value - webgpu[output][index])));
+      assert.ok(largest < limit, `${name}: ${output} differ by ${largest}`);
+    }
+    await page.unroute('**/model.tflite');
+  }
+});
+
 test('on a static site without headers, the network runs on one thread', withData, async () => {
   const page = await open(await serve('-m', 'http.server', '0', '--bind', '127.0.0.1', '--directory', path('site')));
   assert.equal(await page.textContent('#device'), 'WASM, 1 thread');

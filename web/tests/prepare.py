@@ -43,8 +43,11 @@ MODELS = {
     "float32": {"graph": "poses", "input_sizes": ((64, 96),)},
     "int8": {"graph": "poses", "input_sizes": ((64, 96),), "precision": "int8", "input_type": "uint8"},
     "final": {"graph": "poses", "input_sizes": ((64, 96),), "final": True},
+    "peaks": {"graph": "poses", "input_sizes": ((64, 96),)},
     "maps": {"graph": "maps", "input_sizes": ((64, 96), (96, 64))},
 }
+#: Decoder settings of models that do not have those of `CONFIG`.
+DECODERS = {"peaks": {"peak_distance": 0.2}}
 #: (height, width) of photos and of network inputs.
 LETTERBOXES = [((97, 131), (64, 96)), ((300, 200), (64, 96)), ((50, 75), (64, 64)), ((240, 424), (96, 64))]
 
@@ -97,7 +100,9 @@ def main(folder: Path) -> None:
     expected = {}
     for name, artifact in MODELS.items():
         path = folder / f"{name}.tflite"
-        export_model(model, sidecar, path, "tflite", Artifact(**artifact), [scene], calibrate=name == "int8")
+        decoder = sidecar.decoder.model_copy(update=DECODERS.get(name, {}))
+        described = sidecar.model_copy(update={"decoder": decoder})
+        export_model(model, described, path, "tflite", Artifact(**artifact), [scene], calibrate=name == "int8")
         detector = PoseDetector(path)
         expected[name] = {
             photo: [
