@@ -56,7 +56,9 @@ def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> 
     people, count = keypoints.shape[1:3]
     threshold = count // 2 if config.nms_keypoints is None else config.nms_keypoints
     found = (center_scores != 0) & _all_finite(keypoint_scores, 2) & _all_finite(keypoints, (2, 3))
-    heat = tf.reduce_mean(keypoint_scores, axis=2) / tf.where(found, center_scores, 1.0)
+    ranks = tf.reduce_mean(keypoint_scores, axis=2)
+    if not config.peak_distance:
+        ranks = ranks / tf.where(found, center_scores, 1.0)
 
     extents = tf.reduce_max(keypoints, axis=2) - tf.reduce_min(keypoints, axis=2)
     limits = tf.square(config.nms_distance * tf.sqrt(tf.reduce_sum(tf.square(extents), axis=2)))
@@ -66,7 +68,7 @@ def select_poses(candidates: Mapping[str, tf.Tensor], config: DecoderConfig) -> 
         squared_distances += tf.square(along[:, :, None] - along[:, None])  # (B, N, N, K)
     near = tf.reduce_sum(tf.cast(squared_distances <= limits[:, :, None, None], tf.float32), axis=3)
     same_person = ((near > threshold) | tf.eye(people, dtype=tf.bool)) & found[:, None]
-    best = tf.argmax(tf.where(same_person, heat[:, None], LOWEST), axis=2, output_type=tf.int32)
+    best = tf.argmax(tf.where(same_person, ranks[:, None], LOWEST), axis=2, output_type=tf.int32)
 
     # An earlier candidate that keeps a pose rules out a later one if its group contains that one, or the best of that
     # one's group: ruled_out[b, i, j] is 1 where i < j and i, if it keeps a pose, rules out j.

@@ -130,7 +130,8 @@ def final_layers(tmp_path_factory):
     made = {}
 
     def make(case):
-        count, settings = case.num_keypoints, case.config.model_dump(include={"nms_distance", "nms_keypoints"})
+        count = case.num_keypoints
+        settings = case.config.model_dump(include={"nms_distance", "nms_keypoints", "peak_distance"})
         key = f"{count} {settings}"
         if key not in made:
             config = Config(keypoints={"names": list(map(str, range(count)))}, decoder=settings)

@@ -99,7 +99,8 @@ def select_poses(
         config: thresholds of pose NMS, and how many people may remain.
 
     Returns:
-        The remaining poses; if they are too many, which takes several scales, those with the highest mean heat value.
+        The remaining poses; if they are too many, which takes several scales, those with the highest mean heat value,
+        or pose score with `peak_distance`.
     """
     kept = kept_candidates(keypoints, keypoint_scores, center_scores, config)
     keypoints, keypoint_scores = keypoints[kept], keypoint_scores[kept]
@@ -113,11 +114,14 @@ def kept_candidates(
     found = center_scores != 0
     found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)
     (indices,) = np.nonzero(found)
-    heat = keypoint_scores[indices].mean(axis=1) / center_scores[indices]
+    ranks = keypoint_scores[indices].mean(axis=1)
+    # Candidates of a person that moved to the same peaks have the same heat values, of which rounding would choose one.
+    if not config.peak_distance:
+        ranks = ranks / center_scores[indices]
     threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints
-    kept = pose_nms(keypoints[indices], heat, distance=config.nms_distance, min_keypoints=threshold)
+    kept = pose_nms(keypoints[indices], ranks, distance=config.nms_distance, min_keypoints=threshold)
     if len(kept) > config.max_people:
-        kept = kept[np.argsort(-heat[kept], kind="stable")[: config.max_people]]
+        kept = kept[np.argsort(-ranks[kept], kind="stable")[: config.max_people]]
     return indices[kept]
 
 

@@ -15,7 +15,8 @@ def pose_nms(keypoints: np.ndarray, scores: np.ndarray, *, distance: float, min_
 
     Args:
         keypoints: (N, K, 2) x, y in pixels, in the order of processing.
-        scores: (N,) to choose the best of a group by; DEKR takes the mean heat value.
+        scores: (N,) to choose the best of a group by; DEKR takes the mean heat value, or the pose score where keypoints
+            moved to peaks.
         distance: fraction of the bounding box diagonal.
         min_keypoints: number of close keypoints that must be exceeded.
 

@@ -171,11 +171,13 @@ export function keptCandidates(candidates, settings) {
     (index) => candidates[index].center !== 0 && candidates[index].keypoints.every(isFinite),
   );
   const poses = found.map((index) => candidates[index].keypoints);
-  const heat = found.map((index, place) => meanScore(poses[place]) / candidates[index].center);
+  const ranks = found.map((index, place) =>
+    settings.peak_distance ? meanScore(poses[place]) : meanScore(poses[place]) / candidates[index].center,
+  );
   const minKeypoints = settings.nms_keypoints ?? Math.floor((poses[0]?.length ?? 0) / 2);
-  let kept = poseNms(poses, heat, settings.nms_distance, minKeypoints);
+  let kept = poseNms(poses, ranks, settings.nms_distance, minKeypoints);
   if (kept.length > settings.max_people) {
-    kept = kept.sort((a, b) => heat[b] - heat[a]).slice(0, settings.max_people);
+    kept = kept.sort((a, b) => ranks[b] - ranks[a]).slice(0, settings.max_people);
   }
   return kept.map((place) => found[place]);
 }
