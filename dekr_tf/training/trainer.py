@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,21 @@ def train(
                 epochs=settings.epochs,
                 steps_per_epoch=steps if _on_tensorflow() else None,
                 shuffle=False,  # The dataset shuffles itself.
-                verbose="auto" if is_chief() else 0,
+                verbose=_verbosity(),
                 callbacks=[*own, *callbacks],
             )
         copy_weights(model, network)
     return network
+
+
+def _verbosity() -> int:
+    """Keras' `verbose`: a progress bar in a terminal, elsewhere a line an epoch.
+
+    Keras' "auto" draws the bar into files too, with control characters for each step.
+    """
+    if not is_chief():
+        return 0
+    return 1 if sys.stdout.isatty() else 2
 
 
 def _check_folder(config: Config, output: Path, resume: bool) -> bool:

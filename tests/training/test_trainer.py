@@ -119,6 +119,13 @@ def test_the_learning_rate_drops_after_the_epochs_of_the_config(run):
     np.testing.assert_allclose(run[4].rates, [1e-2] * 10 + [1e-3] * 4 + [1e-4] * 2, rtol=1e-6)
 
 
+def test_a_log_file_gets_a_line_an_epoch(config, tmp_path, capsys):
+    train(with_training(config, epochs=2), tmp_path / "run")
+    output = capsys.readouterr().out
+    assert not {"\r", "\b", "\x1b"} & set(output)
+    assert output.count("heatmap_loss") == 2
+
+
 def test_frozen_layers_stay_as_they_were(config, tmp_path):
     watch = Watch()
     config = with_training(config, epochs=1, frozen_stages=1, frozen_layers=("stage2_", "heatmap"))
