@@ -115,7 +115,7 @@ def kept_candidates(
     found &= np.isfinite(keypoints).all(axis=(1, 2)) & np.isfinite(keypoint_scores).all(axis=1)
     (indices,) = np.nonzero(found)
     ranks = keypoint_scores[indices].mean(axis=1)
-    # Candidates of a person that moved to the same peaks have the same heat values, of which rounding would choose one.
+    # Candidates that moved to the same peaks have equal heat values, so rounding would decide which of them wins.
     if not config.peak_distance:
         ranks = ranks / center_scores[indices]
     threshold = keypoints.shape[1] // 2 if config.nms_keypoints is None else config.nms_keypoints

@@ -229,7 +229,7 @@ class _Map:
 
     def cells(self, rows):
         """Features (M, C) of the cells in M rows of any shape."""
-        # GPU delegates know gathers with indices on one axis only.
+        # LiteRT's GPU delegates support gathers with one-dimensional indices only.
         return gather_rows(self.table, ops.reshape(rows, (-1,)))
 
     def four_cells(self, rows):
@@ -244,9 +244,9 @@ def _repeat(first, times):
 
 
 def _computed(bias, y):
-    """`bias` (G, 1, C) times a one that is read from `y` (G, Q).
+    """`bias` (G, 1, C) as a computed tensor: multiplied by a 1 that is derived from `y` (G, Q).
 
-    LiteRT's GPU delegates add the first branch of a constant to all branches, but not of something computed.
+    LiteRT's GPU delegates give all branches the first branch's part of a constant; computed tensors they add correctly.
     """
     one = ops.minimum(ops.abs(y[:, :1, None]) + 1.0, 1.0)
     return ops.matmul(one, bias)

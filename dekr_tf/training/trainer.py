@@ -114,9 +114,9 @@ def train(
 
 
 def _verbosity() -> int:
-    """Keras' `verbose`: a progress bar in a terminal, elsewhere a line an epoch.
+    """Keras' `verbose`: a progress bar in a terminal, one line per epoch elsewhere.
 
-    Keras' "auto" draws the bar into files too, with control characters for each step.
+    Keras' "auto" draws the bar even into files, with control characters at each step.
     """
     if not is_chief():
         return 0

@@ -26,9 +26,8 @@ SAME_SIZE, RESIZED = "same_size", "resized"
 STRONG = 0.03
 #: What may differ: median and largest distance of keypoints in pixels of the photo, and scores.
 SAME = 0.002, 0.002, 1e-5
-#: OpenCV 4 resizes in steps of 1/32 pixel. That can move a weak keypoint to another peak of its heatmap, as can noise
-#: of less than a gray level.
-OTHER_RESIZING = 0.2, math.inf, 0.02
+#: OpenCV 4 resizes in steps of 1/32 pixel.
+OTHER_RESIZING = 0.2, 1.0, 0.005
 #: Each engine rounds to eight bits in its own way, which can turn a weak keypoint into another one.
 OTHER_ROUNDING = 2.0, math.inf, 0.05
 

@@ -22,9 +22,10 @@ from dekr_tf.models import load_model
 from dekr_tf.sidecar import Artifact
 from dekr_tf.weights import PRESET
 
-#: (height, width) of the network's input, and of a photo of each kind.
+#: (height, width) of the network's input, and of a photo of each kind. In the larger one no keypoint has two peaks that
+#: are nearly equal: the least change of the input would move it from one to the other.
 INPUT = 128, 192
-PHOTOS = {SAME_SIZE: INPUT, RESIZED: (300, 424)}
+PHOTOS = {SAME_SIZE: INPUT, RESIZED: (300, 420)}
 MODELS = {
     "poses": {"graph": "poses"},
     "int8": {"graph": "poses", "precision": "int8"},

@@ -145,7 +145,7 @@ def test_poses_at_peaks_are_those_of_keras(tmp_path, form, artifact):
 
 
 def check_forms_for_gpus(path):
-    """Gathers have indices on one axis, pads three or four axes, and what is sorted is a multiple of four."""
+    """Gathers have one-dimensional indices, pads have three or four axes, TopK a multiple of four values."""
     interpreter = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     shapes = {each["index"]: tuple(each["shape"]) for each in interpreter.get_tensor_details()}
     seen = {"GATHER": [], "PAD": [], "PADV2": [], "TOPK_V2": []}

@@ -149,7 +149,7 @@ from dekr_tf.data.batches import TrainingBatches
 from dekr_tf.data.samples import open_training_data
 from dekr_tf.data.target_maps import draw_targets
 config = Config.model_validate(json.loads(sys.argv[1]))
-# PyTorch's first exponential may have twelve right bits if several threads share it (its issue 188792).
+# PyTorch's first exponential may be accurate to only twelve bits if several threads compute it (its issue 188792).
 ops.exp(ops.zeros(1))
 image, labels = TrainingBatches(open_training_data(config), config)[0]
 maps = draw_targets({name: ops.convert_to_tensor(values) for name, values in labels.items()}, config.targets)

@@ -26,6 +26,10 @@ const SOFTWARE_GPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshade
 const expected = DATA && JSON.parse(readFileSync(path('expected.json')));
 const PHOTOS = expected && Object.keys(expected.float32);
 const running = [];
+/** Where the page finds LiteRT.js. */
+const [IMPORT_MAP] = /<script type="importmap">.*?<\/script>/s.exec(
+  readFileSync(new URL('web/page/index.html', ROOT), 'utf-8'),
+);
 let server;
 
 function path(name) {
@@ -210,9 +214,7 @@ test('the graph maps runs on WebGPU', withData, async () => {
 
 test('WebGPU computes the graph poses as a whole, as WASM does', withData, async () => {
   const page = await open(server, SOFTWARE_GPU);
-  const html = readFileSync(new URL('web/page/index.html', ROOT), 'utf-8');
-  const [importMap] = /<script type="importmap">.*?<\/script>/s.exec(html);
-  await page.route('**/other.html', (route) => route.fulfill({ contentType: 'text/html', body: importMap }));
+  await page.route('**/other.html', (route) => route.fulfill({ contentType: 'text/html', body: IMPORT_MAP }));
   for (const name of ['float32', 'peaks']) {
     await page.route('**/model.tflite', (route) => route.fulfill({ path: path(`${name}.tflite`) }));
     await page.goto(`${server}other.html`);
@@ -252,9 +254,7 @@ test('on a static site without headers, the network runs on one thread', withDat
 test('another page uses the package as the documentation says', withData, async () => {
   const page = await open(server);
   const [, snippet] = /```js\n(.*?)```/s.exec(readFileSync(new URL('docs/web.md', ROOT), 'utf-8'));
-  const html = readFileSync(new URL('web/page/index.html', ROOT), 'utf-8');
-  const [importMap] = /<script type="importmap">.*?<\/script>/s.exec(html);
-  const body = `<!doctype html>${importMap}<img src="wide.jpg"><canvas width="424" height="300"></canvas>
+  const body = `<!doctype html>${IMPORT_MAP}<img src="wide.jpg"><canvas width="424" height="300"></canvas>
     <script type="module">await document.querySelector('img').decode();
     ${snippet}
     window.poses = poses;</script>`;
